@@ -1,0 +1,19 @@
+/* The module `torch_autokernel._launcher`. */
+#include "launcher.h"
+
+static int module_exec(PyObject* module) {
+  PyObject* type = PyType_FromSpec(&launcher_spec);
+  if (!type || PyModule_AddObject(module, "Launcher", type)) return Py_XDECREF(type), -1;
+  return PyModule_AddIntConstant(module, "ABI", LAUNCHER_ABI);
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void*)module_exec}, {0, NULL}};
+
+static struct PyModuleDef module_def = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_launcher",
+    .m_doc = "Calls compiled kernels on torch tensors, without torch's headers.",
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__launcher(void) { return PyModuleDef_Init(&module_def); }
