@@ -1,0 +1,166 @@
+"""One frozen configuration, read once. The only module that touches `TORCH_AUTOKERNEL_*`.
+
+Precedence: the forced switch `TORCH_AUTOKERNEL_DISABLE`, then argument, `config.patch`, environment, default.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from torch_autokernel.core.errors import ConfigError
+
+PREFIX = "TORCH_AUTOKERNEL_"
+ON_MISS = ("generate", "background", "fallback")
+REST = ("inductor", "eager")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a user may set.
+
+    `on_miss`: `generate` searches now, `background` runs the fallback and searches in a process beside it, `fallback`
+    only looks up. `max_seconds` and `max_tokens` bound the search of one compilation. `rest` says what compiles the
+    part of a graph that no kernel replaces. `strict` raises where the plugin would fall back.
+    """
+
+    disable: bool = False
+    cache_dir: str = ""
+    on_miss: str = "generate"
+    offline: bool = False
+    max_seconds: float = 300.0
+    max_tokens: int = 0
+    arch: str = ""
+    llm_model: str = ""
+    llm_base_url: str = ""
+    llm_api_key: str = dataclasses.field(default="", repr=False)
+    proposers: tuple[str, ...] = ("schedule",)
+    rest: str = "inductor"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("on_miss", ON_MISS), ("rest", REST)):
+            if getattr(self, name) not in value:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not known; known: {', '.join(value)}")
+        for name in ("max_seconds", "max_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} is negative; give 0 or more")
+
+    @property
+    def cache_path(self) -> Path:
+        return Path(self.cache_dir).expanduser() if self.cache_dir else Path(platformdirs.user_cache_dir("torch-autokernel"))
+
+
+FIELDS: dict[str, Any] = {f.name: f for f in dataclasses.fields(Config)}
+_DEFAULT = Config()
+
+
+def _coerce(name: str, value: Any, shown: str) -> Any:
+    """The value in the field's type; raises ConfigError that names the option as `shown` and the form expected."""
+    default = getattr(_DEFAULT, name)
+    try:
+        if isinstance(default, bool):
+            if isinstance(value, str):
+                lowered = value.strip().lower()
+                if lowered not in ("", "0", "1", "true", "false", "yes", "no", "on", "off"):
+                    raise ValueError
+                return lowered in ("1", "true", "yes", "on")
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if isinstance(default, tuple):
+            return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else tuple(value)
+        if isinstance(default, (int, float)):
+            if isinstance(value, bool):
+                raise ValueError
+            return type(default)(value)
+        return os.fspath(value) if isinstance(value, os.PathLike) else _string(value)
+    except (ValueError, TypeError):
+        kind = "a list of names" if isinstance(default, tuple) else f"a {type(default).__name__}"
+        raise ConfigError(f"{shown}={value!r} is not {kind}", hint=f"the default is {default!r}") from None
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    known = ("disable", "cache_dir", "on_miss", "offline", "max_seconds", "max_tokens", "arch", "llm_model",
+             "llm_base_url", "llm_api_key")  # fmt: skip
+    out = {}
+    for name in known:
+        if (value := environ.get(PREFIX + name.upper())) is not None:
+            out[name] = _coerce(name, value, PREFIX + name.upper())
+    if "llm_model" in out:  # the fallbacks count only where the user named a model
+        if base := environ.get("OPENAI_BASE_URL"):
+            out.setdefault("llm_base_url", base)
+        for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+            if environ.get(key):
+                out.setdefault("llm_api_key", environ[key])
+                break
+    return out
+
+
+def check_keys(options: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError for an unknown key, naming the known ones and the nearest."""
+    for key in options:
+        if key not in FIELDS and key not in also:
+            near = difflib.get_close_matches(key, [*FIELDS, *also], 1)
+            hint = f"did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown option {key!r}; known: {', '.join(FIELDS)}", hint)
+
+
+class ConfigHandle:
+    """The live configuration: attribute access reads the value in force; `patch` sets it for a with-block."""
+
+    def __init__(self) -> None:
+        self._patches: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("autokernel", default=None)
+        self._environment: dict[str, Any] | None = None
+
+    def resolve(self, options: Mapping[str, Any] | None = None) -> Config:
+        """The configuration for a call with these options."""
+        if self._environment is None:
+            self._environment = _from_environment(os.environ)
+        check_keys(options or {})
+        given = {k: _coerce(k, v, k) for k, v in (options or {}).items()}
+        merged = {**self._environment, **(self._patches.get() or {}), **given}
+        if self._environment.get("disable"):
+            merged["disable"] = True
+        return Config(**merged)
+
+    def reload(self) -> None:
+        """Read the environment again (for tests and long-lived notebooks)."""
+        self._environment = None
+
+    @contextmanager
+    def patch(self, **options: Any) -> Iterator[Config]:
+        """Options for a with-block, in this context only."""
+        check_keys(options)
+        given = {k: _coerce(k, v, k) for k, v in options.items()}
+        token = self._patches.set({**(self._patches.get() or {}), **given})
+        try:
+            yield self.resolve()
+        finally:
+            self._patches.reset(token)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in FIELDS:
+            raise AttributeError(f"no option named {name!r}; known: {', '.join(FIELDS)}")
+        return getattr(self.resolve(), name)
+
+    def __repr__(self) -> str:
+        return repr(self.resolve())
+
+
+config = ConfigHandle()
