@@ -1,0 +1,259 @@
+// Branch-free float functions on vectors, accurate to about 1-2 ULP with IEEE special values; doubles and rare
+// functions go through libm lane by lane. Polynomials are our own minimax fits (relative error well below 2^-24).
+#pragma once
+#include <autokernel/loops.h>
+#include <cmath>
+
+namespace ak {
+
+// ---- lane by lane, for what has no vector form ----
+template <class T, int N, class F> AK_INLINE vec<T, N> per_lane(const vec<T, N>& a, F f) {
+  alignas(AK_BYTES) T t[N];
+  store(t, a, all<N>{});
+  for (int i = 0; i < N; ++i) t[i] = f(t[i]);
+  return load(t, all<N>{});
+}
+template <class T, int N, class F> AK_INLINE vec<T, N> per_lane(const vec<T, N>& a, const vec<T, N>& b, F f) {
+  alignas(AK_BYTES) T t[N], u[N];
+  store(t, a, all<N>{});
+  store(u, b, all<N>{});
+  for (int i = 0; i < N; ++i) t[i] = f(t[i], u[i]);
+  return load(t, all<N>{});
+}
+
+#define AK_SPLIT(f, x) if constexpr (is_wide<float, N>) { return vec<float, N>(f(x.lo), f(x.hi)); } else
+
+// ---- signs, magnitudes, rounding ----
+template <class T, int N> AK_INLINE vec<T, N> abs(const vec<T, N>& x) {
+  if constexpr (std::is_floating_point_v<T>) { using U = mask_int<T>; return bits<T>(bits<U>(x) & std::numeric_limits<U>::max()); }
+  else { return select(x < T(0), -x, x); }
+}
+template <int N> AK_INLINE vec<float, N> copysign(const vec<float, N>& x, const vec<float, N>& s) {
+  return bits<float>((bits<int32_t>(x) & 0x7fffffff) | (bits<int32_t>(s) & int32_t(0x80000000)));
+}
+template <int N> AK_INLINE vec<float, N> trunc(const vec<float, N>& x) {
+  const auto small = abs(x) < 8388608.0f;
+  return select(small, copysign(to<float>(to<int32_t>(select(small, x, 0.0f))), x), x);
+}
+template <int N> AK_INLINE vec<float, N> round(const vec<float, N>& x) {  // half to even
+  const auto a = abs(x);
+  return select(a < 8388608.0f, copysign((a + 8388608.0f) - 8388608.0f, x), x);
+}
+template <int N> AK_INLINE vec<float, N> floor(const vec<float, N>& x) { const auto t = trunc(x); return select(t > x, t - 1.0f, t); }
+template <int N> AK_INLINE vec<float, N> ceil(const vec<float, N>& x) { const auto t = trunc(x); return select(t < x, copysign(t + 1.0f, x), t); }
+template <class T, int N> AK_INLINE vec<T, N> sign(const vec<T, N>& x) {
+  return select(x > T(0), vec<T, N>(1), select(x < T(0), vec<T, N>(T(-1)), vec<T, N>(0)));
+}
+template <class T, int N> AK_INLINE mask<N> isnan(const vec<T, N>& x) { return x != x; }
+template <class T, int N> AK_INLINE mask<N> isinf(const vec<T, N>& x) { return abs(x) == std::numeric_limits<T>::infinity(); }
+
+template <class T, int N> AK_INLINE vec<T, N> sqrt(const vec<T, N>& x) {
+  if constexpr (is_wide<T, N>) { return {sqrt(x.lo), sqrt(x.hi)}; }
+  else {
+#if defined(AK_AVX512) || defined(AK_AVX2)
+    vec<T, N> r;
+    if constexpr (sizeof(T) == 4) { asm("vsqrtps %1, %0" : "=v"(r.r) : "v"(x.r)); } else { asm("vsqrtpd %1, %0" : "=v"(r.r) : "v"(x.r)); }
+    return r;
+#else
+    return per_lane(x, [](T v) { return std::sqrt(v); });
+#endif
+  }
+}
+template <class T, int N> AK_INLINE vec<T, N> rsqrt(const vec<T, N>& x) { return T(1) / sqrt(x); }
+template <class T, int N> AK_INLINE vec<T, N> reciprocal(const vec<T, N>& x) { return T(1) / x; }
+
+// ---- exponentials ----
+// p * 2^n for integral n in [-252, 254], rounded once.
+template <int N> AK_INLINE vec<float, N> scale2(const vec<float, N>& p, const vec<float, N>& n) {
+#if defined(AK_AVX512)
+  vec<float, N> r;
+  asm("vscalefps %2, %1, %0" : "=v"(r.r) : "v"(p.r), "v"(n.r));
+  return r;
+#else
+  const vec<int32_t, N> k = to<int32_t>(n), h = k >> 1;
+  return p * bits<float>((h + 127) << 23) * bits<float>((k - h + 127) << 23);
+#endif
+}
+// x = n ln2 + r with |r| <= ln2/2 and n integral, for |x| < 2^20.
+template <int N> AK_INLINE vec<float, N> reduce_ln2(const vec<float, N>& x, vec<float, N>& n) {
+  n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+  return (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+}
+template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
+  AK_SPLIT(exp, v) {
+    const auto zero = v < -104.0f;  // kept away from the scaling: denormal results are slow
+    vec<float, N> x = select(zero, 0.0f, v), n;
+    x = select(x > 89.0f, vec<float, N>(89.0f), x);
+    const vec<float, N> r = reduce_ln2(x, n);
+    const auto q = (((0x1.6a1a72p-10f * r + 0x1.123fc6p-7f) * r + 0x1.555916p-5f) * r + 0x1.55548ap-3f) * r + 0x1.fffffcp-2f;
+    return select(zero, 0.0f, scale2(r * r * q + r + 1.0f, n));
+  }
+}
+template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
+  AK_SPLIT(expm1, v) {
+    vec<float, N> x = select(v < -20.0f, vec<float, N>(-20.0f), v), n;
+    x = select(x > 89.0f, vec<float, N>(89.0f), x);
+    const vec<float, N> r = reduce_ln2(x, n);
+    const auto q = ((((0x1.a0332ep-13f * r + 0x1.6d78d8p-10f) * r + 0x1.11118ep-7f) * r + 0x1.5554aap-5f) * r + 0x1.555554p-3f) * r + 0.5f;
+    const auto p = r * r * q + r;  // e^r - 1
+    const auto h = scale2(vec<float, N>(0.5f), n);  // half of 2^n: 2^128 would overflow too early
+    const auto big = (h * p + (h - 0.5f)) * 2.0f;
+    return select(n == 0.0f, select(r == 0.0f, v, p), big);
+  }
+}
+template <int N> AK_INLINE vec<float, N> sigmoid(const vec<float, N>& x) { return 1.0f / (1.0f + exp(-x)); }
+template <int N> AK_INLINE vec<float, N> silu(const vec<float, N>& x) { return x / (1.0f + exp(-x)); }
+template <int N> AK_INLINE vec<float, N> tanh(const vec<float, N>& x) {
+  AK_SPLIT(tanh, x) {
+    const auto a = abs(x);
+    const auto t = expm1(select(a > 10.0f, vec<float, N>(20.0f), a + a));
+    const auto near = a < 0.55f;  // else 1 - 2 / (t + 2) loses less
+    const auto q = select(near, t, -2.0f) / (t + 2.0f);
+    return copysign(select(near, q, 1.0f + q), x);
+  }
+}
+
+// ---- logarithms ----
+// log(1 + f) for 1 + f in [sqrt(1/2), sqrt(2)]
+template <int N> AK_INLINE vec<float, N> log_near_one(const vec<float, N>& f, const vec<float, N>& e) {
+  const auto p = (((((((0x1.1457a8p-4f * f - 0x1.de3c16p-4f) * f + 0x1.e6f06ap-4f) * f - 0x1.fc2208p-4f) * f + 0x1.233768p-3f) * f
+      - 0x1.555c4ep-3f) * f + 0x1.99a4b6p-3f) * f - 0x1.000006p-2f) * f + 0x1.555548p-2f;
+  const auto z = f * f;
+  const auto y = (f * z * p + e * 0x1.7f7d1cp-20f) - 0.5f * z;
+  return (f + y) + e * 0x1.62e4p-1f;
+}
+template <int N> AK_INLINE vec<float, N> log(const vec<float, N>& v) {
+  AK_SPLIT(log, v) {
+    const auto tiny = v < 0x1p-126f;
+    const auto x = select(tiny, v * 0x1p24f, v);
+    const auto u = bits<int32_t>(x) - 0x3f3504f3;  // sqrt(1/2)
+    const auto e = to<float>((u >> 23)) - select(tiny, vec<float, N>(24.0f), vec<float, N>(0.0f));
+    const auto m = bits<float>((u & 0x007fffff) + 0x3f3504f3);
+    const auto y = log_near_one(m - 1.0f, e);
+    const auto special = select(v == 0.0f, vec<float, N>(-INFINITY), select(v < 0.0f, vec<float, N>(NAN), v));
+    return select((v > 0.0f) & (v < INFINITY), y, special);
+  }
+}
+template <int N> AK_INLINE vec<float, N> log1p(const vec<float, N>& x) {
+  AK_SPLIT(log1p, x) {
+    const auto u = 1.0f + x;
+    const auto lost = select(x > 1.0f, 1.0f - (u - x), x - (u - 1.0f));  // what rounding 1 + x lost
+    const auto y = log(u) + lost / u;
+    return select((u > 0.0f) & (u < INFINITY), select(u == 1.0f, x, y), select(u == 0.0f, vec<float, N>(-INFINITY), log(u)));
+  }
+}
+template <int N> AK_INLINE vec<float, N> log2(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::log2(v); }); }
+template <int N> AK_INLINE vec<float, N> log10(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::log10(v); }); }
+template <int N> AK_INLINE vec<float, N> exp2(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::exp2(v); }); }
+
+// ---- error function ----
+template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
+  AK_SPLIT(erf, x) {
+    const auto a = abs(x);
+    const auto z = x * x;
+    const auto near = (((((0x1.496a32p-14f * z - 0x1.a3f7p-11f) * z + 0x1.5405b2p-8f) * z - 0x1.b7f90ep-6f) * z + 0x1.ce2cf8p-4f) * z
+        - 0x1.81273ep-2f) * z + 0x1.06eba8p-3f;  // erf(x) / x - 1
+    const auto t = select(a > 4.0f, vec<float, N>(4.0f), a);
+    const auto q = ((((((0x1.6c0698p-16f * t - 0x1.ceeaf4p-12f) * t + 0x1.1398fcp-8f) * t - 0x1.9d0bd6p-6f) * t + 0x1.bc18dp-4f) * t
+        + 0x1.4434fp-1f) * t + 0x1.212c2cp+0f) * t - 0x1.8b3f4p-13f;
+    const auto far = copysign(1.0f - exp(-q), x);
+    return select(a < 1.0f, x * near + x, select(x == x, far, x));
+  }
+}
+template <int N> AK_INLINE vec<float, N> erfc(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::erfc(v); }); }
+
+// ---- circular functions ----
+// Beyond 1e5 the reduction loses digits: those lanes take libm's way.
+template <int Shift, int N> AK_INLINE vec<float, N> circular(const vec<float, N>& x) {
+  const vec<double, N> d = to<double>(x);
+  const vec<double, N> n = (d * 0x1.45f306dc9c883p-1 + 0x1.8p52) - 0x1.8p52;
+  const vec<float, N> r = to<float>((d - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34);
+  const vec<int32_t, N> quadrant = to<int32_t>(n) + Shift;
+  const auto z = r * r;
+  const auto s = r + r * z * (((0x1.6cb802p-19f * z - 0x1.a00f12p-13f) * z + 0x1.111108p-7f) * z - 0x1.555556p-3f);
+  const auto c = 1.0f - 0.5f * z + z * z * (((-0x1.240b06p-22f * z + 0x1.a0107ep-16f) * z - 0x1.6c16b8p-10f) * z + 0x1.555556p-5f);
+  const auto y = select((quadrant & 1) == 0, s, c);
+  return bits<float>(bits<int32_t>(y) ^ ((quadrant & 2) << 30));
+}
+template <int N> AK_INLINE vec<float, N> sin(const vec<float, N>& x) {
+  if (__builtin_expect(any(~(abs(x) <= 1e5f)), 0)) return per_lane(x, [](float v) { return std::sin(v); });
+  return circular<0>(x);
+}
+template <int N> AK_INLINE vec<float, N> cos(const vec<float, N>& x) {
+  if (__builtin_expect(any(~(abs(x) <= 1e5f)), 0)) return per_lane(x, [](float v) { return std::cos(v); });
+  return circular<1>(x);
+}
+
+// ---- division of many by one ----
+// Multiplies by the reciprocal where that is a normal number (an error of one more half ULP), else divides.
+struct divisor {
+  float d, r;
+  bool quick;
+  AK_INLINE explicit divisor(float x) : d(x), r(1.0f / x), quick(!(std::fabs(x) < 0x1p-125f || std::fabs(x) > 0x1p125f)) {}
+};
+template <int N> AK_INLINE vec<float, N> operator/(const vec<float, N>& a, const divisor& b) { return b.quick ? a * b.r : a / b.d; }
+
+// ---- odds and ends ----
+template <int N> AK_INLINE mask<N> invert(const mask<N>& x) { return ~x; }
+AK_INLINE bool invert(bool x) { return !x; }
+template <class To, int N> AK_INLINE vec<int32_t, N> wrap(const vec<int32_t, N>& x) { return to<int32_t>(to<To>(x)); }
+template <class To> AK_INLINE int32_t wrap(int32_t x) { return To(x); }
+
+// ---- powers ----
+template <int N> AK_INLINE vec<float, N> pow(const vec<float, N>& a, const vec<float, N>& b) { return per_lane(a, b, [](float x, float y) { return std::pow(x, y); }); }
+template <class T, int N> AK_INLINE vec<T, N> fmod(const vec<T, N>& a, const vec<T, N>& b) { return per_lane(a, b, [](T x, T y) { return std::fmod(x, y); }); }
+template <class T> AK_INLINE T python_mod(T x, T y) { const T r = std::fmod(x, y); return r != 0 && (r < 0) != (y < 0) ? r + y : r; }
+template <class T, int N> AK_INLINE vec<T, N> remainder(const vec<T, N>& a, const vec<T, N>& b) { return per_lane(a, b, [](T x, T y) { return python_mod(x, y); }); }
+template <class T, int N> AK_INLINE vec<T, N> atan2(const vec<T, N>& a, const vec<T, N>& b) { return per_lane(a, b, [](T x, T y) { return std::atan2(x, y); }); }
+// x^K by repeated squaring, for a small integer K >= 1.
+template <int K, class V> AK_INLINE V power(const V& x) {
+  if constexpr (K == 1) { return x; }
+  else if constexpr (K == 2) { return x * x; }
+  else if constexpr (K == 3) { return x * x * x; }
+  else { const V h = power<K / 2>(x); if constexpr (K % 2) { return h * h * x; } else { return h * h; } }
+}
+
+// ---- float functions through libm, and all of double's ----
+#define AK_LIBM_FLOAT(f) template <int N> AK_INLINE vec<float, N> f(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::f(v); }); }
+#define AK_LIBM_DOUBLE(f) template <int N> AK_INLINE vec<double, N> f(const vec<double, N>& x) { return per_lane(x, [](double v) { return std::f(v); }); }
+#define AK_LIBM(f) AK_LIBM_FLOAT(f) AK_LIBM_DOUBLE(f)
+AK_LIBM(tan) AK_LIBM(asin) AK_LIBM(acos) AK_LIBM(atan) AK_LIBM(sinh) AK_LIBM(cosh) AK_LIBM(asinh) AK_LIBM(acosh) AK_LIBM(atanh)
+AK_LIBM_DOUBLE(exp) AK_LIBM_DOUBLE(exp2) AK_LIBM_DOUBLE(expm1) AK_LIBM_DOUBLE(log) AK_LIBM_DOUBLE(log2) AK_LIBM_DOUBLE(log10)
+AK_LIBM_DOUBLE(log1p) AK_LIBM_DOUBLE(tanh) AK_LIBM_DOUBLE(erf) AK_LIBM_DOUBLE(erfc) AK_LIBM_DOUBLE(sin) AK_LIBM_DOUBLE(cos)
+AK_LIBM_DOUBLE(floor) AK_LIBM_DOUBLE(ceil) AK_LIBM_DOUBLE(trunc)
+template <int N> AK_INLINE vec<double, N> round(const vec<double, N>& x) { return per_lane(x, [](double v) { return std::nearbyint(v); }); }
+template <int N> AK_INLINE vec<double, N> pow(const vec<double, N>& a, const vec<double, N>& b) { return per_lane(a, b, [](double x, double y) { return std::pow(x, y); }); }
+template <int N> AK_INLINE vec<double, N> sigmoid(const vec<double, N>& x) { return 1.0 / (1.0 + exp(-x)); }
+template <int N> AK_INLINE vec<double, N> silu(const vec<double, N>& x) { return x / (1.0 + exp(-x)); }
+
+// ---- the same names on scalars ----
+template <class T> using if_real = std::enable_if_t<std::is_floating_point_v<T>, T>;
+#define AK_SCALAR(f) template <class T> AK_INLINE if_real<T> f(T x) { return std::f(x); }
+AK_SCALAR(exp) AK_SCALAR(exp2) AK_SCALAR(expm1) AK_SCALAR(log) AK_SCALAR(log2) AK_SCALAR(log10) AK_SCALAR(log1p) AK_SCALAR(tanh)
+AK_SCALAR(erf) AK_SCALAR(erfc) AK_SCALAR(sin) AK_SCALAR(cos) AK_SCALAR(tan) AK_SCALAR(asin) AK_SCALAR(acos) AK_SCALAR(atan)
+AK_SCALAR(sinh) AK_SCALAR(cosh) AK_SCALAR(asinh) AK_SCALAR(acosh) AK_SCALAR(atanh) AK_SCALAR(floor) AK_SCALAR(ceil) AK_SCALAR(trunc)
+AK_SCALAR(sqrt)
+template <class T> AK_INLINE if_real<T> round(T x) { return std::nearbyint(x); }
+template <class T> AK_INLINE if_real<T> rsqrt(T x) { return T(1) / std::sqrt(x); }
+template <class T> AK_INLINE if_real<T> reciprocal(T x) { return T(1) / x; }
+template <class T> AK_INLINE if_real<T> sigmoid(T x) { return T(1) / (T(1) + std::exp(-x)); }
+template <class T> AK_INLINE if_real<T> silu(T x) { return x / (T(1) + std::exp(-x)); }
+template <class T> AK_INLINE std::enable_if_t<std::is_arithmetic_v<T>, T> abs(T x) {
+  if constexpr (std::is_floating_point_v<T>) { return std::fabs(x); } else { return x < 0 ? -x : x; }
+}
+template <class T> AK_INLINE std::enable_if_t<std::is_arithmetic_v<T>, T> sign(T x) { return T(x > 0) - T(x < 0); }
+template <class T> AK_INLINE std::enable_if_t<std::is_floating_point_v<T>, bool> isnan(T x) { return x != x; }
+template <class T> AK_INLINE std::enable_if_t<std::is_floating_point_v<T>, bool> isinf(T x) { return std::fabs(x) == std::numeric_limits<T>::infinity(); }
+template <class T> AK_INLINE if_real<T> pow(T a, same_t<T> b) { return std::pow(a, b); }
+template <class T> AK_INLINE if_real<T> fmod(T a, same_t<T> b) { return std::fmod(a, b); }
+template <class T> AK_INLINE if_real<T> remainder(T a, same_t<T> b) { return python_mod(a, b); }
+template <class T> AK_INLINE if_real<T> atan2(T a, same_t<T> b) { return std::atan2(a, b); }
+template <class To, class T> AK_INLINE std::enable_if_t<std::is_arithmetic_v<T>, To> to(T x) { return To(x); }
+
+#undef AK_SPLIT
+#undef AK_LIBM
+#undef AK_LIBM_FLOAT
+#undef AK_LIBM_DOUBLE
+#undef AK_SCALAR
+
+}  // namespace ak
