@@ -1,0 +1,133 @@
+"""The regions that the tests and the benchmark generate kernels for: a torch function and inputs by shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Make = Callable[..., list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`shapes` are arguments of `make`; the first is traced, all are run."""
+
+    fn: Callable[..., Any]
+    make: Make
+    shapes: Sequence[tuple[int, ...]]
+    static: tuple[int, ...] = ()
+
+
+def randn(*shape: int, grad: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape).to(dtype).requires_grad_(grad)
+
+
+ROWS = ((37, 53), (1, 1), (3, 17), (1, 1000), (5, 1023), (64, 512), (130, 16))
+
+
+def rms(x: torch.Tensor, r: torch.Tensor, w: torch.Tensor) -> Any:
+    h = x + r
+    return h, h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6) * w
+
+
+def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    x = x.transpose(1, 2)
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + turned * sin
+
+
+def masked_scores(s: torch.Tensor) -> torch.Tensor:
+    t = torch.arange(s.shape[-1])
+    keep = t[None, :] <= torch.arange(s.shape[-2])[:, None]
+    return torch.softmax(torch.where(keep, s, float("-inf")), -1)
+
+
+def cross_entropy_grad(x: torch.Tensor, t: torch.Tensor, top: torch.Tensor, log: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """As Inductor writes it after its own passes."""
+    valid = (t != -100)[:, None]
+    hit = torch.where(torch.where(valid, t[:, None], 0) == torch.arange(x.shape[1])[None, :], -1.0, 0.0)
+    grad = hit * torch.where(valid, g / 3, 0.0)
+    return grad - torch.exp(x - top[:, None] - log[:, None]) * grad.sum(1, keepdim=True)
+
+
+def batch_stats(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> Any:
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+    return torch.relu((x - mean) * torch.rsqrt(var + 1e-5) * w[:, None, None] + b[:, None, None]), mean
+
+
+def swiglu(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return F.silu(a) * b
+
+
+def last_norm(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, (x.shape[-1],), w, b)
+
+
+def norm_inputs(m: int, n: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    return [randn(m, n, grad=True, dtype=dtype), randn(n, grad=True, dtype=dtype), randn(n, grad=True, dtype=dtype)]
+
+
+def image(n: int, c: int, h: int, w: int, last: bool = False, grad: bool = False) -> torch.Tensor:
+    x = torch.randn(n, c, h, w)
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    return x.requires_grad_(grad)
+
+
+CASES: dict[str, Case] = {
+    "softmax": Case(lambda x: torch.softmax(x, -1), lambda m, n: [randn(m, n)], ROWS),
+    "log_softmax": Case(lambda x: torch.log_softmax(x, -1), lambda m, n: [randn(m, n, grad=True)], ROWS),
+    "softmax_middle": Case(lambda x: torch.softmax(x, 1), lambda b, m, n: [randn(b, m, n)], ((3, 37, 53), (1, 1, 1), (2, 5, 300))),
+    "layer_norm": Case(last_norm, norm_inputs, ROWS[:1] + ROWS[2:]),
+    "layer_norm_bf16": Case(last_norm, lambda m, n: norm_inputs(m, n, torch.bfloat16), ((37, 53), (3, 17), (5, 1023))),
+    "rms_residual": Case(rms, lambda b, t, n: [randn(b, t, n, grad=True), randn(b, t, n, grad=True), randn(n, grad=True)],
+                         ((3, 37, 53), (1, 1, 1), (2, 5, 300))),
+    "rms_residual_f16": Case(rms, lambda b, t, n: [randn(b, t, n, dtype=torch.float16), randn(b, t, n, dtype=torch.float16),
+                                                   randn(n, dtype=torch.float16)], ((3, 37, 53), (2, 5, 300))),
+    "bias_gelu": Case(lambda x, b: F.gelu(x + b), lambda m, n: [randn(m, n, grad=True), randn(n, grad=True)], ROWS),
+    "bias_gelu_tanh": Case(lambda x, b: F.gelu(x + b, approximate="tanh"), lambda m, n: [randn(m, n, grad=True), randn(n, grad=True)],
+                           ROWS[:4]),
+    "swiglu": Case(swiglu, lambda m, n: [randn(m, n, grad=True), randn(m, n, grad=True)], ROWS),
+    "swiglu_bf16": Case(swiglu, lambda m, n: [randn(m, n, grad=True, dtype=torch.bfloat16), randn(m, n, grad=True, dtype=torch.bfloat16)],
+                        ROWS[:4]),
+    "cross_entropy": Case(lambda x, t: F.cross_entropy(x, t), lambda m, n: [randn(m, n), torch.randint(0, n, (m,))], ROWS),
+    "cross_entropy_grad": Case(cross_entropy_grad, lambda m, n: [randn(m, n), torch.randint(0, n, (m,)), randn(m), randn(m), torch.randn([])], ROWS),
+    "softmax_grad": Case(lambda g, y: (g - (g * y).sum(-1, keepdim=True)) * y, lambda m, n: [randn(m, n), randn(m, n)], ROWS),
+    "group_norm": Case(lambda x, w, b: F.silu(F.group_norm(x, 4, w, b)), lambda n, h, w: [image(n, 8, h, w, grad=True), randn(8, grad=True), randn(8, grad=True)],
+                       ((3, 5, 7), (2, 16, 16))),
+    "group_norm_last": Case(lambda x, w, b: F.silu(F.group_norm(x, 4, w, b)), lambda n, h, w: [image(n, 8, h, w, True, True), randn(8, grad=True), randn(8, grad=True)],
+                            ((3, 5, 7), (2, 16, 16))),
+    "batch_stats": Case(batch_stats, lambda n, c, h, w: [image(n, c, h, w, grad=True), randn(c, grad=True), randn(c, grad=True)], ((3, 6, 5, 7), (2, 3, 16, 16))),
+    "batch_stats_last": Case(batch_stats, lambda n, c, h, w: [image(n, c, h, w, True, True), randn(c, grad=True), randn(c, grad=True)],
+                             ((3, 6, 5, 7), (2, 64, 9, 9))),
+    "rope": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((3, 5, 2, 8), (2, 7, 4, 8)), (8,)),
+    "rope_wide": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((2, 5, 3, 64),), (64,)),
+    "column_sum": Case(lambda x: x.sum(0), lambda m, n: [randn(m, n)], (*ROWS, (3000, 40))),
+    "middle_sum": Case(lambda x: x.sum(1), lambda b, m, n: [randn(b, m, n)], ((3, 37, 53), (1, 1, 1), (2, 500, 3))),
+    "full_sum": Case(lambda x: (x * x).sum(), lambda m, n: [randn(m, n)], (*ROWS, (500, 700))),
+    "mse": Case(lambda x, y: ((x - y) ** 2).mean(), lambda m, n: [randn(m, n, grad=True), randn(m, n)], ROWS),
+    "causal": Case(masked_scores, lambda b, t: [randn(b, t, t)], ((2, 37), (1, 1), (3, 64))),
+    "minmax": Case(lambda x: (x.amax(-1) - x.amin(-1), x.amax(0)), lambda m, n: [randn(m, n)], ROWS),
+    "transposed": Case(lambda x, y: (x.t() + y).contiguous(), lambda m, n: [randn(n, m), randn(m, n)], ROWS),
+    "broadcast": Case(lambda x, y: torch.sin(x)[:, None] * torch.cos(y)[None, :] + x[:, None], lambda m, n: [randn(m) * 50, randn(n) * 1e4], ROWS),
+    "integers": Case(lambda x, y: ((x * 3 - y) > 2, (x & (y + 7)) | y, torch.where(x > y, x, y).to(torch.int32).sum(-1)),
+                     lambda m, n: [torch.randint(-50, 50, (m, n)), torch.randint(-50, 50, (m, n))], ROWS[:4]),
+    "double": Case(lambda x: torch.softmax(torch.tanh(x) * 3, -1), lambda m, n: [torch.randn(m, n, dtype=torch.float64)], ROWS[:5]),
+    "special": Case(lambda x: (torch.exp(x), torch.log(x.abs()), torch.tanh(x), torch.sigmoid(x), torch.maximum(x, x * 0 + 1), x.amax(-1),
+                               torch.clamp(x, -1, 1), torch.relu(x)),
+                    lambda m, n: [special(m, n)], ((7, 53), (2, 300))),
+    "var": Case(lambda x: (x.var(-1), x.var(0, correction=0)), lambda m, n: [randn(m, n) + 100], ROWS[2:]),
+    "pad": Case(lambda x: F.pad(torch.exp(x), (1, 2)), lambda m, n: [randn(m, n)], ((37, 53), (3, 17))),
+    "slices": Case(lambda x: x[:, 2:10] * x[:, 20:28] + x[:, :1], lambda m, n: [randn(m, n)], ((37, 53), (1, 53)), (53,)),
+}  # fmt: skip
+
+
+def special(m: int, n: int) -> torch.Tensor:
+    x = torch.randn(m, n) * 100
+    x.view(-1)[:6] = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, 1e-42, -1e-42])
+    return x

@@ -1,0 +1,141 @@
+"""Generated kernels against the fp64 oracle and eager: odd sizes, sizes of one, low precision, other vector widths."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.propose.cases import CASES, Case
+from tests.propose.running import FLAGS, INCLUDE, compare, compile_all, random_inputs, run
+from tests.propose.tracing import trace
+from torch_autokernel.core.types import Region
+from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.kernel import Kernel, generate
+
+SEED = 20261124
+SIZES = (1, 2, 3, 17)
+SCHEDULES = {
+    "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3),
+    "outer": Schedule(lanes=8, columns=1, park=0, stream=1, strip=64),
+}  # fmt: skip
+
+
+def regions(case: Case) -> list[Region]:
+    torch.manual_seed(SEED)
+    return [c.region for c in trace(case.fn, case.make(*case.shapes[0]), frozenset(case.static))]
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, Region]:
+    print("seed", SEED)
+    return {f"{name}_{'fb'[k]}": r for name, case in CASES.items() for k, r in enumerate(regions(case))}
+
+
+Built = tuple[dict[str, Kernel], ctypes.CDLL]
+
+
+def _build(traced: dict[str, Region], schedule: Schedule, folder: Path, march: str = "native") -> Built:
+    kernels = {name: generate(r.signature, schedule, r.sizes, 2) for name, r in traced.items()}
+    return kernels, compile_all({name: k.text for name, k in kernels.items()}, folder, march)
+
+
+VARIED = ("softmax", "layer_norm", "cross_entropy", "rope", "group_norm_last", "batch_stats", "batch_stats_last", "column_sum", "full_sum",
+          "transposed", "special")  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SCHEDULES)
+def built(request: Any, traced: dict[str, Region], tmp_path_factory: Any) -> Built:
+    """All cases under the first schedule, those with the most different loops under the others."""
+    some = {n: r for n, r in traced.items() if request.param == "first" or n[:-2] in VARIED}
+    return _build(some, SCHEDULES[request.param], tmp_path_factory.mktemp(request.param))
+
+
+def _check(traced: dict[str, Region], built: Built) -> None:
+    kernels, library = built
+    wrong = []
+    for name in kernels:
+        region = traced[name]
+        signature = region.signature
+        for sizes in (dict(region.sizes), *(dict.fromkeys(signature.symbols, n) for n in SIZES)):
+            inputs = random_inputs(signature, sizes)
+            try:
+                compare(region, inputs, run(getattr(library, name), kernels[name], signature, inputs), f"{name} {sizes}")
+            except AssertionError as e:
+                wrong.append(str(e))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_case_at_every_size(traced: dict[str, Region], built: Built) -> None:
+    torch.manual_seed(SEED)
+    _check(traced, built)
+
+
+def test_special_values(traced: dict[str, Region], built: Built) -> None:
+    case, region = CASES["special"], traced["special_f"]
+    for shape in case.shapes:
+        inputs = case.make(*shape)
+        compare(region, inputs, run(built[1].special_f, built[0]["special_f"], region.signature, inputs), "special values")
+
+
+@pytest.mark.skipif("avx2" not in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), reason="no AVX2")
+def test_without_avx512(traced: dict[str, Region], tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    names = ["layer_norm_b", "rope_f", "cross_entropy_grad_f", "rms_residual_f16_f", "swiglu_bf16_b", "integers_f", "group_norm_last_b", "special_f"]
+    some = {n: traced[n] for n in names}
+    _check(some, _build(some, Schedule(lanes=16), tmp_path, "haswell"))
+
+
+def test_result_does_not_depend_on_threads(traced: dict[str, Region], built: Built) -> None:
+    torch.manual_seed(SEED)
+    before = torch.get_num_threads()
+    for name in ("layer_norm_b", "full_sum_f", "batch_stats_last_b", "cross_entropy_f"):
+        signature = traced[name].signature
+        inputs = random_inputs(signature, dict.fromkeys(signature.symbols, 61))
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(run(getattr(built[1], name), built[0][name], signature, inputs))
+        torch.set_num_threads(before)
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_large_sums_stay_close(tmp_path: Path) -> None:
+    """Long rows and long columns: at hinted sizes no worse than three times eager."""
+    torch.manual_seed(SEED)
+    made = {}
+    for name, shape in (("full_sum", (900, 1100)), ("column_sum", (30000, 40)), ("mse", (3, 200000)), ("softmax", (2, 150000))):
+        x = CASES[name].make(*shape)
+        made[name] = (trace(CASES[name].fn, [t.detach() for t in x])[0].region, [t.detach() for t in x])
+    kernels, library = _build({n: r for n, (r, _x) in made.items()}, Schedule(lanes=32), tmp_path)
+    for name, (region, x) in made.items():
+        compare(region, x, run(getattr(library, name), kernels[name], region.signature, x), name)
+
+
+def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], tmp_path: Path) -> None:
+    """Every buffer ends at an unreadable page; a byte too far kills the child."""
+    names = ["softmax_f", "layer_norm_b", "rope_f", "swiglu_bf16_f", "integers_f", "batch_stats_last_f", "slices_f", "pad_f", "column_sum_f"]
+    kernels = {n: generate(traced[n].signature, Schedule(lanes=32), traced[n].sizes, 2) for n in names}
+    compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
+    for n in names:
+        (tmp_path / f"{n}.json").write_text(__import__("json").dumps([traced[n].signature.to_json(), kernels[n].workspace]))
+    child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
+    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
+    planted = subprocess.run([*child[:2], "--planted"], capture_output=True, cwd=Path(__file__).parents[2])
+    assert planted.returncode < 0, "the guard page did not hold"
+
+
+def test_headers_are_clean(tmp_path: Path) -> None:
+    source = tmp_path / "all.cpp"
+    source.write_text("#include <autokernel/math.h>\nint main() { return 0; }\n")
+    flags = [f for f in FLAGS if f != "-w"]
+    done = subprocess.run(["g++", *flags, "-Wall", "-Wextra", "-Werror", "-march=native", f"-I{INCLUDE}", "-c", str(source), "-o", str(tmp_path / "x.o")],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[:2000]

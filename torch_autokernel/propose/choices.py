@@ -1,0 +1,52 @@
+"""The integer choices of a schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch_autokernel.core.types import Arch, Region
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`lanes` a step; `serial_below` the elements under which no threads are used; `blocks` of rows for partial results;
+    `strip` elements a thread takes at once of a long axis; `columns` how a reduction over outer axes runs (0 by size,
+    1 one accumulator a column, 2 partial sums per block of rows); `stream` 1 to store past the caches; `park` 1 to keep
+    costly values of one pass over a row for the next."""
+
+    lanes: int = 16
+    serial_below: int = 16384
+    blocks: int = 8
+    strip: int = 2048
+    columns: int = 0
+    stream: int = 0
+    park: int = 1
+
+    def to_json(self) -> Mapping[str, int]:
+        return dataclasses.asdict(self)
+
+
+def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
+    """Schedules in the order in which they are worth trying; some print the same text."""
+    native = max(4, int(arch.limits.get("vector_bytes", 32)) // 4)
+    threads = max(1, int(arch.limits.get("threads", 1)))
+    large = _result_bytes(region) > 2 * max(1 << 20, int(arch.limits.get("l2_bytes", 1 << 20)))
+    first = Schedule(lanes=2 * native, blocks=max(4, 2 * threads), stream=int(large), park=int(not large))
+    yield first
+    yield dataclasses.replace(first, lanes=native)
+    yield dataclasses.replace(first, lanes=4 * native)
+    yield dataclasses.replace(first, stream=0, park=1)
+    yield dataclasses.replace(first, columns=1)
+    yield dataclasses.replace(first, columns=2)
+    yield dataclasses.replace(first, stream=0, park=0)
+    yield dataclasses.replace(first, lanes=native, columns=1)
+    yield dataclasses.replace(first, serial_below=2048)
+    yield dataclasses.replace(first, blocks=4 * first.blocks)
+    yield dataclasses.replace(first, lanes=native, park=0)
+
+
+def _result_bytes(region: Region) -> int:
+    sizes = {s: region.sizes.get(s, 64) for s in region.signature.symbols}
+    return sum(s.numel(sizes) * s.itemsize for s in region.signature.output_specs)

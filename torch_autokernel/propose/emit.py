@@ -1,0 +1,258 @@
+"""One sweep as C++ text: its outer loops, its threads, and the partial results of reductions over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.functions import neutral
+from torch_autokernel.propose.index import ZERO, Affine, Range, mul, product
+from torch_autokernel.propose.passes import RUN, RowText
+from torch_autokernel.propose.sweeps import Root, Segment, reach
+from torch_autokernel.propose.text import affine_text, parenthesised, size_text
+
+
+@dataclass
+class Partial:
+    """Where a late reduction gathers: `extent` elements for each of the kept rows and blocks.
+
+    `layout` is the place of an element within them (an array of column sums), empty for a single number; that is
+    gathered in lanes where `lanes` is set."""
+
+    root: Root
+    number: int
+    kept: Dim
+    extent: Dim
+    layout: Affine
+    lanes: bool
+    ctype: str
+
+    @property
+    def fold(self) -> str:
+        assert self.root.owner is not None
+        return self.root.owner.fn
+
+    @property
+    def exact(self) -> bool:
+        """Whether a single number is gathered in double precision."""
+        return self.fold == "sum" and self.ctype == "float" and not self.layout.terms
+
+
+class SweepText(RowText):
+    """Prints a whole sweep."""
+
+    partials: list[Partial]
+    runs = False  # column sums go through a second array
+
+    def write(self) -> None:
+        self.partials = []
+        late = self.sweep.reduced_rows is not None
+        affines = self.affines(self.tops, self.sweep.roots)
+        keep = [a for a in self.rows if a not in self.gone]
+        over = [a for a in self.rows if a in self.gone]
+        keep, over = self.merged(keep, affines), self.merged(over, affines)
+        self.rows = keep + over
+        self.scope = {}
+        self.emit_all([i for i in reach(self.tops) if not i.axes and not i.stage], self.scope)
+        if late:
+            self._write_late(keep, over)
+        else:
+            for ranges, groups in self._row_groups():
+                self._write_rows(ranges, groups)
+        if self.schedule.stream:
+            self.out("stream_end();")
+
+    def _row_groups(self) -> list[tuple[dict[str, Range], list[list[Segment]]]]:
+        """Segments of the rows; those that differ only along the vector axis go into one nest."""
+        groups: list[tuple[dict[str, Range], list[list[Segment]]]] = []
+        for group in self.sweep.segments:
+            ranges = {a: r for a, r in group[0].ranges.items() if a in self.sweep.rows and a != self.vector}
+            if groups and groups[-1][0] == ranges:
+                groups[-1][1].append(group)
+            else:
+                groups.append((ranges, [group]))
+        return groups
+
+    # ---- rows without anything gathered over them ----
+    def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
+        outer = [a for a in self.rows if a != self.vector]
+        strip = self.vector in self.rows and self._strips(outer)
+        loops = [self.loop(a, self.range(a, ranges)) for a in outer]
+        if strip:
+            loops.append(f"for (int64_t b = 0; b < cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip}); ++b)")
+        self._nested(loops, lambda: self._row_bodies(groups, strip))
+
+    def _nested(self, loops: list[str], body: Callable[[], None]) -> None:
+        """The loops, shared out among threads, around the body."""
+        self._pragma(len(loops))
+        for head in loops[:-1]:
+            self.out(head)
+        with self.out.block(loops[-1] if loops else ""):
+            body()
+
+    def _strips(self, outer: list[str]) -> bool:
+        """Whether the vector axis is to be shared out among threads too."""
+        return self.vector not in self.sweep.cuts and self.elements([self.sizes[a] for a in outer]) < 4 * self.former.threads
+
+    def _pragma(self, depth: int) -> None:
+        work, least = product(self.sweep.sizes.values()), self.schedule.serial_below
+        if not depth or (isinstance(work, int) and work <= least):
+            return
+        collapse = f" collapse({depth})" if depth > 1 else ""
+        when = "" if isinstance(work, int) else f" if ({work} > {least})"
+        self.out(f"#pragma omp parallel for{collapse} schedule(static){when}")
+
+    def _row_bodies(self, groups: list[list[Segment]], strip: bool) -> None:
+        for group in groups:
+            if self.vector not in self.rows:
+                self.row_body(group)
+                continue
+            r = self.range(self.vector, group[0].ranges)
+            low, high = size_text(r.low), size_text(r.high)
+            if strip:
+                low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
+            with self.out.block(f"each<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
+                self.row_body(group)
+
+    # ---- reductions over rows ----
+    def _write_late(self, keep: list[str], over: list[str]) -> None:
+        outer = [a for a in over if a != self.vector]
+        strip = self.vector in over and self._strips(outer)
+        for r in self.sweep.roots:
+            if r.role == "late":
+                self.partials.append(self._partial(r, keep))
+        rows = product(self.sizes[a] for a in outer)
+        many = isinstance(rows, str) or rows > 2 * RUN * self.schedule.blocks
+        self.runs = many and any(p.layout.terms for p in self.partials)
+        loops = [self.loop(a, self.whole(a)) for a in keep]
+        loops.append(f"for (int64_t k = 0; k < {self.schedule.blocks}; ++k)")
+        self._nested(loops, lambda: self._late_block(keep, outer, strip))
+        for p in self.partials:
+            self._combine(p, keep)
+
+    def _partial(self, root: Root, keep: list[str]) -> Partial:
+        assert root.owner is not None
+        extent: Dim = 1
+        layout = ZERO
+        if root.axes & frozenset(self.sweep.content):
+            for a in reversed(self.content):
+                layout = layout + Affine.of({a: extent})
+                extent = mul(extent, self.sweep.sizes[a])
+        lanes = not layout.terms and self.vector in root.axes
+        self.counter[0] += 1
+        kept = product(self.sizes[a] for a in keep)
+        return Partial(root, self.counter[0], kept, extent, layout, lanes, root.owner.ctype)
+
+    def _kept_row(self, keep: list[str]) -> str:
+        at = ""
+        for a in keep:
+            at = f"({at} * {size_text(self.sizes[a])} + {self.axis[a]})" if at else self.axis[a]
+        return at
+
+    def _late_block(self, keep: list[str], outer: list[str], strip: bool) -> None:
+        row, blocks = self._kept_row(keep), self.schedule.blocks
+        at = f"({row} * {blocks} + k)" if row else "k"
+        for p in self.partials:
+            self._open_partial(p, at)
+        sizes = [size_text(self.sizes[a]) for a in outer]
+        if strip:
+            sizes.append(f"cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip})")
+        self.out(f"const int64_t rows = {' * '.join(sizes) or '1'}, end = rows * (k + 1) / {blocks};")
+        names = [self.axis[a] for a in outer] + (["b"] if strip else [])
+        with self.out.block(f"for (int64_t r = rows * k / {blocks}; r < end; ++r)"):
+            self._decode(names, sizes)
+            for p in self.partials:
+                if p.lanes:
+                    self.accumulator(f"t{p.number}", p.fold, p.ctype, True)
+            for ranges, groups in self._row_groups():
+                with self.out.block(self._inside(ranges)):
+                    self._row_bodies(groups, strip)
+            self._close_row()
+        for p in self.partials:
+            if not p.layout.terms:
+                self.out(f"p{p.number}[{at}] = {self._whole_block(p)};")
+
+    def _inside(self, ranges: dict[str, Range]) -> str:
+        """The condition under which a row lies in these ranges, for rows that are cut."""
+        cut = [(self.axis[a], r) for a, r in ranges.items() if a in self.sweep.cuts]
+        tests = [f"{size_text(r.low)} <= {v} && {v} < {size_text(r.high)}" for v, r in cut]
+        return f"if ({' && '.join(tests)})" if tests else ""
+
+    def _open_partial(self, p: Partial, at: str) -> None:
+        n, zero = size_text(p.extent), neutral(p.fold, p.ctype)
+        if p.layout.terms:
+            self.out(f"{p.ctype}* q{p.number} = p{p.number} + {at} * {n};", f"fill(q{p.number}, {n}, {zero});")
+            if self.runs and p.fold == "sum":
+                self.out(f"{p.ctype}* t{p.number} = o{p.number} + {at} * {n};", f"fill(t{p.number}, {n}, {zero});")
+        else:
+            self.accumulator(f"q{p.number}", p.fold, "double" if p.exact else p.ctype, p.lanes)
+
+    def _close_row(self) -> None:
+        """What the row gathered goes into the block's sums; column sums do so once in a run of rows."""
+        for p in self.partials:
+            if p.lanes:
+                t = f"to<double>(t{p.number})" if p.exact else f"t{p.number}"
+                self.out(f"q{p.number} = {self.combine(p.fold, f'q{p.number}', t)};")
+        arrays = [p for p in self.partials if p.layout.terms and p.fold == "sum"] if self.runs else []
+        if arrays:
+            with self.out.block(f"if (r % {RUN} == {RUN - 1} || r + 1 == end)"):
+                for p in arrays:
+                    self.out(f"pour(q{p.number}, t{p.number}, {size_text(p.extent)});")
+
+    def _whole_block(self, p: Partial) -> str:
+        return self.all_lanes(p.fold, f"q{p.number}") if p.lanes else f"q{p.number}"
+
+    def _decode(self, names: list[str], sizes: list[str]) -> None:
+        """Loop variables from the number of the row."""
+        left = "r"
+        for k in range(len(names) - 1, 0, -1):
+            self.out(f"const int64_t {names[k]} = {left} % {parenthesised(sizes[k])};")
+            left = f"({left} / {parenthesised(sizes[k])})"
+        if names:
+            self.out(f"const int64_t {names[0]} = {left};")
+
+    def gather_late(self, root: Root, text: str, wide: bool, ctype: str) -> None:
+        p = next(p for p in self.partials if p.root.owner is root.owner)
+        if not p.layout.terms:
+            target = f"t{p.number}" if p.lanes else f"q{p.number}"
+            if p.lanes:
+                text = self.existing(self.spread(text, wide, ctype), p.fold, ctype)
+            self.out(f"{target} = {self.combine(p.fold, target, text)};")
+            return
+        array = "t" if self.runs and p.fold == "sum" else "q"
+        where, element = f"{array}{p.number} + {affine_text(p.layout, self.axis)}", f"ak::{ir.ELEMENT[ir.STORED_AS[ctype]]}"
+        if self.inner:
+            new = self.combine(p.fold, f"get<{element}>({where}, m)", self.spread(text, wide, ctype))
+            self.out(f"put<{element}>({where}, {new}, m);")
+            return
+        if self.vector:
+            text = self.all_lanes(p.fold, self.existing(self.spread(text, wide, ctype), p.fold, ctype))
+        self.out(f"*({where}) = {self.combine(p.fold, f'*({where})', text)};")
+
+    def _combine(self, p: Partial, keep: list[str]) -> None:
+        """The blocks' partial results folded in order into the reduction's buffer."""
+        target, final = self.former.kept[id(p.root.owner)], self.kept_at(p.root)
+        row = self._kept_row(keep)
+        base = f"p{p.number}" + (f" + {row} * {size_text(mul(self.schedule.blocks, p.extent))}" if row else "")
+        saved = dict(self.sizes), dict(self.axis)
+        inner = self.merged(self.content, [p.layout, final]) if p.layout.terms else []
+        for a in (*keep, *(a for a in inner if a != self.vector)):
+            self.out(self.loop(a, self.whole(a)))
+        at = base + (f" + {affine_text(p.layout, self.axis)}" if inner else "")
+        if self.vector in inner:
+            n = size_text(self.sizes[self.vector])
+            with self.out.block(f"each<L>(0, {n}, [&](int64_t j, auto m) AK_BODY", "});"):
+                self._sum_blocks(p, at, ", m", target, final)
+        else:
+            with self.out.block(""):
+                self._sum_blocks(p, at, "", target, final)
+        self.sizes, self.axis = saved
+
+    def _sum_blocks(self, p: Partial, at: str, m: str, target: str, final: Affine) -> None:
+        dtype = ir.STORED_AS[p.ctype]
+        get = f"get<ak::{ir.ELEMENT[dtype]}>"
+        more = self.combine(p.fold, "t", f"{get}({at} + k * {size_text(p.extent)}{m})")
+        self.out(f"auto t = {get}({at}{m});", f"for (int64_t k = 1; k < {self.schedule.blocks}; ++k) t = {more};")
+        self.store(target, dtype, final, "t", bool(m), p.ctype)

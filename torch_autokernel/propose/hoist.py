@@ -1,0 +1,94 @@
+"""Values that a sweep would compute over and over, or that keep its loops from merging, moved to a sweep before it."""
+
+from __future__ import annotations
+
+from torch_autokernel.propose.functions import EXPENSIVE
+from torch_autokernel.propose.index import Affine, mul
+from torch_autokernel.propose.pull import Inst
+from torch_autokernel.propose.sweeps import Former, Root, Sweep, contiguous, reach
+
+REUSE = 4  # how often a value must be used for computing it ahead
+SHORT = 16  # a vector axis under this length is worth merging with its neighbour
+
+
+def hoist(former: Former) -> None:
+    """Move what pays; the new sweeps are put before those that read them."""
+    out: list[Sweep] = []
+    for sweep in former.sweeps:
+        moved = _moved(former, sweep)
+        for inst, axes in moved:
+            out.append(_ahead(former, sweep, inst, axes))
+        if moved:
+            former.analyse(sweep)
+        out.append(sweep)
+    for number, sweep in enumerate(out):
+        sweep.number = number
+    former.sweeps = out
+
+
+def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
+    v = former.unit_axis(sweep)
+    if v is None or sweep.cuts:
+        return []
+    tops = [x for g in sweep.segments for s in g for x in s.values.values()]
+    values = reach(tops)
+    users: dict[Inst, list[Inst]] = {i: [] for i in values}
+    for i in values:
+        for a in i.args:
+            users[a].append(i)
+    total = former.extent(sweep, sweep.order)
+
+    def small(i: Inst, more: frozenset[str] = frozenset()) -> bool:
+        return not i.stage and bool(i.axes) and former.extent(sweep, i.axes | more) * REUSE <= total
+
+    costly = [
+        i for i in values
+        if v in i.axes and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE and any(not small(u) for u in users[i])
+    ]  # fmt: skip
+    found = {i: i.axes for i in costly}
+    found.update(_blockers(former, sweep, v, values, users, total))
+    order = sweep.order.index
+    return [(i, tuple(sorted(axes, key=order))) for i, axes in sorted(found.items(), key=lambda kv: kv[0].id)]
+
+
+def _blockers(
+    former: Former, sweep: Sweep, v: str, values: set[Inst], users: dict[Inst, list[Inst]], total: int
+) -> dict[Inst, frozenset[str]]:
+    """Small values whose loads keep a short vector axis from merging with the next one, to be spread over both."""
+    if former.hint(sweep.sizes[v]) >= SHORT:
+        return {}
+    large = [i for i in values if i.kind == "load" and former.extent(sweep, i.axes) * REUSE > total]
+    step = sweep.sizes[v]
+    nexts = [a for a in sweep.order if a != v and large and all(i.at.coefficient(a) == step for i in large)]
+    if not nexts or any(i.kind in ("index", "fold") for i in values):
+        return {}
+    both = frozenset((v, nexts[0]))
+
+    def merges(at: Affine) -> bool:
+        return at.coefficient(nexts[0]) == mul(step, at.coefficient(v))
+
+    def small(i: Inst) -> bool:
+        return not i.stage and bool(i.axes) and former.extent(sweep, i.axes | both) * REUSE <= total
+
+    out = {}
+    for i in values:
+        leaves = [x for x in reach([i]) if x.kind == "load"]
+        if small(i) and any(not small(u) for u in users[i]) and not all(merges(x.at) for x in leaves):
+            out[i] = i.axes | both
+    return out
+
+
+def _ahead(former: Former, sweep: Sweep, inst: Inst, axes: tuple[str, ...]) -> Sweep:
+    """A sweep over `axes` that computes the value into workspace; the old sweep reads it from there."""
+    node, index = sweep.table.origin[inst.id]
+    name = f"h{len(former.buffers)}"
+    sizes = {a: sweep.sizes[a] for a in axes}
+    shape = tuple(sizes.values())
+    former.buffers[name] = (node, shape)
+    into = tuple(Affine.axis(a) for a in axes)
+    own = tuple(Affine(tuple(t for t in i.terms if t[0] in axes), i.const) for i in index)
+    root = Root("keep", node, node, own, into, name, former.stored(node), contiguous(shape))
+    new = Sweep(0, sizes, list(axes), list(axes), [], [root], hoisted=dict(sweep.hoisted))
+    former.analyse(new)
+    sweep.hoisted[node, index] = (name, axes)
+    return new

@@ -1,0 +1,173 @@
+"""A region and a schedule to a whole kernel: its C++ text and the workspace it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import DTYPE_BYTES, Signature, TensorSpec
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.build import build
+from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.emit import Partial, SweepText
+from torch_autokernel.propose.hoist import hoist
+from torch_autokernel.propose.index import mul, product
+from torch_autokernel.propose.ir import Node
+from torch_autokernel.propose.pull import unrolls
+from torch_autokernel.propose.sweeps import Former, Root, peel
+from torch_autokernel.propose.text import Writer, size_text
+
+C_BYTES = {"double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    text: str
+    workspace: Dim
+    sweeps: int
+
+
+def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Former:
+    """All results of the region placed into sweeps; raises Refused."""
+    inputs, outputs = build(signature)
+    strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
+    columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
+    former = Former(strides, hints, threads, schedule.lanes, columns)
+    for reduction in _reductions(outputs):
+        for node in former.in_two_steps(reduction):
+            if not unrolls(node):
+                operand = node.args[0]
+                former.place(Root("fold", operand, peel(operand), owner=node))
+    for k, (node, spec) in enumerate(zip(outputs, signature.output_specs, strict=True)):
+        former.place(Root("out", node, peel(node), target=f"y{k}", dtype=spec.dtype, strides=spec.stride))
+    hoist(former)
+    return former
+
+
+def _reductions(outputs: list[Node]) -> list[Node]:
+    """The reductions that need loops of their own: operands before users, and otherwise those over the last dimension
+    first, so that column sums can join the rows' sweep."""
+    waiting = [n for n in _topological(outputs) if n.kind == "reduce" and not unrolls(n)]
+    below = {id(n): {id(m) for m in _topological([n]) if m.kind == "reduce"} - {id(n)} for n in waiting}
+    out: list[Node] = []
+    while waiting:
+        left = {id(n) for n in waiting}
+        ready = [n for n in waiting if not below[id(n)] & left]
+        chosen = next((n for n in ready if len(n.args[0].shape) - 1 in n.dims), ready[0])
+        waiting.remove(chosen)
+        out.append(chosen)
+    return out
+
+
+def _topological(outputs: list[Node]) -> list[Node]:
+    """All nodes, operands before users."""
+    seen: set[int] = set()
+    found: list[Node] = []
+    todo: list[tuple[Node, bool]] = [(n, False) for n in reversed(outputs)]
+    while todo:
+        node, done = todo.pop()
+        if done:
+            found.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            todo.append((node, True))
+            todo += [(a, False) for a in reversed(node.args)]
+    return found
+
+
+def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Kernel:
+    """The kernel's text; raises Refused where something has no lowering."""
+    former = form(signature, schedule, hints, threads)
+    for sweep in former.sweeps:  # every late result is read from its buffer
+        for root in sweep.roots:
+            if root.role == "late" and root.owner is not None:
+                name = former.kept.setdefault(id(root.owner), f"w{len(former.kept)}")
+                former.buffers.setdefault(name, (root.owner, root.owner.shape))
+    used = frozenset(_used(former))
+    body, counter, partials, spare = Writer(), [0], list[Partial](), set[int]()
+    for sweep in former.sweeps:
+        printed = SweepText(former, sweep, schedule, body, counter)
+        printed.used = used
+        with body.block(""):
+            body(f"// {_describe(printed)}")
+            printed.write()
+        partials += printed.partials
+        spare |= {p.number for p in printed.partials if printed.runs and p.layout.terms and p.fold == "sum"}
+    return _assemble(signature, schedule, former, used, partials, spare, body)
+
+
+def _used(former: Former) -> set[str]:
+    used = set()
+    for sweep in former.sweeps:
+        used |= {i.tensor for i in former.loads_of(sweep) if i.tensor[0] in "wh"}
+        used |= {former.kept[id(r.owner)] for r in sweep.roots if r.role == "late"}
+    return used
+
+
+def _describe(printed: SweepText) -> str:
+    def name(axes: Iterable[str]) -> str:
+        return " x ".join(str(printed.sweep.sizes[a]) for a in axes) or "1"
+
+    sweep = printed.sweep
+    if not sweep.sizes:
+        return "scalars"
+    what = f"rows {name(sweep.rows)}" + (f", each of {name(sweep.content)}" if sweep.content else "")
+    return what + (f"; summed over {name(sorted(printed.gone))} of the rows" if printed.gone else "")
+
+
+def _assemble(
+    signature: Signature,
+    schedule: Schedule,
+    former: Former,
+    used: frozenset[str],
+    partials: list[Partial],
+    spare: set[int],
+    body: Writer,
+) -> Kernel:
+    out = Writer()
+    buffers = [(n, ir.C_COMPUTE[node.dtype], product(shape)) for n, (node, shape) in former.buffers.items() if n in used]
+    counts = {p.number: product((schedule.blocks, p.extent, p.kept)) for p in partials}
+    buffers += [(f"p{p.number}", p.ctype, counts[p.number]) for p in partials]
+    buffers += [(f"o{p.number}", p.ctype, counts[p.number]) for p in partials if p.number in spare]
+    total: Dim = 0
+    for _name, ctype, count in buffers:
+        total = dims.add(total, mul(count, C_BYTES[ctype]), 64)
+    out(*_header(signature, schedule))
+    if buffers:
+        out(f"// workspace: {total}")
+    out("#include <autokernel/math.h>", "", "using namespace ak;", f"constexpr int L = {schedule.lanes};  // lanes a step", "")
+    with out.block(f'extern "C" void kernel({", ".join(_parameters(signature, bool(buffers)))})'):
+        if buffers:
+            out("char* free_ = static_cast<char*>(workspace);")
+        for name, ctype, count in buffers:
+            out(f"{ctype}* {name} = take<{ctype}>(free_, {size_text(count)});")
+        out(*body.lines)
+    return Kernel("\n".join(out.lines) + "\n", total, len(former.sweeps))
+
+
+def _parameters(signature: Signature, workspace: bool) -> list[str]:
+    out = [f"const {ir.C_MEMORY[s.dtype]}* __restrict x{i}" for i, s in enumerate(signature.inputs)]
+    out += [f"{ir.C_MEMORY[s.dtype]}* __restrict y{i}" for i, s in enumerate(signature.output_specs)]
+    out += [f"int64_t {s}" for s in signature.symbols]
+    return out + (["void* workspace"] if workspace else [])
+
+
+def _header(signature: Signature, schedule: Schedule) -> list[str]:
+    def shape(s: TensorSpec) -> str:
+        return f"{s.dtype}[{', '.join(map(str, s.shape))}]"
+
+    lines = [f"// x{i}: {shape(s)}" for i, s in enumerate(signature.inputs)]
+    lines += [f"// y{i}: {shape(s)}" for i, s in enumerate(signature.output_specs)]
+    names = [
+        op.target.removeprefix("aten.").removeprefix("prims.").rsplit(".", 1)[0]
+        for op in signature.ops
+        if op.target != "getitem"
+    ]
+    for at in range(0, len(names), 12):
+        lines.append("// " + ("ops: " if at == 0 else "     ") + " ".join(names[at : at + 12]))
+    return [*lines, "// schedule: " + ", ".join(f"{k}={v}" for k, v in schedule.to_json().items())]
+
+
+__all__ = ["DTYPE_BYTES", "Kernel", "form", "generate"]

@@ -1,0 +1,189 @@
+"""One row of a sweep: its passes over the content, each with its reductions and results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.functions import EXPENSIVE
+from torch_autokernel.propose.index import Range
+from torch_autokernel.propose.ir import C_COMPUTE, STORED_AS
+from torch_autokernel.propose.pull import Inst
+from torch_autokernel.propose.sweeps import Root, Segment, reach
+from torch_autokernel.propose.text import size_text
+from torch_autokernel.propose.values import Scope, ValueText
+
+RUN = 32  # terms that one accumulator lane adds up before they go into a second one
+
+
+class RowText(ValueText):
+    """Prints rows. `used` are the workspace buffers that some sweep reads."""
+
+    used: frozenset[str] = frozenset()
+    scope: Scope
+
+    def row_body(self, group: list[Segment]) -> None:
+        scope = dict(self.scope)
+        passes: dict[int, list[int]] = {}
+        tail: list[int] = []
+        for k, root in enumerate(self.sweep.roots):
+            stage = max(s.values[k].stage for s in group)
+            inside = bool(root.axes & frozenset(self.sweep.content)) or root.role == "row"
+            (passes.setdefault(stage, []) if inside else tail).append(k)
+        self._park(group, passes)
+        for stage in sorted(passes):
+            self.stage = stage
+            self._pass(group, passes[stage], scope)
+        for k in tail:
+            self._finish(k, group[0].values[k], scope)
+
+    def _park(self, group: list[Segment], passes: dict[int, list[int]]) -> None:
+        """Costly values that several passes need lie in the row of an output until that is written itself."""
+        self.parked = {}
+        if not self.schedule.park or not self.inner or len(group) > 1 or len(passes) < 2:
+            return
+        (segment,) = group
+        needed: dict[Inst, list[int]] = {}
+        for stage, which in passes.items():
+            for i in reach([segment.values[k] for k in which]):
+                needed.setdefault(i, []).append(stage)
+        content = frozenset(self.sweep.content)
+        costly = [
+            i
+            for i, stages in needed.items()
+            if len(stages) > 1 and i.kind == "fn" and i.cost >= EXPENSIVE and i.axes >= content
+        ]
+        free = [
+            (stage, self.sweep.roots[k]) for stage, which in passes.items() for k in which if self.sweep.roots[k].kind == "out"
+        ]
+        for i in sorted(costly, key=lambda i: (-i.cost, i.id)):
+            for stage, root in free:
+                same = C_COMPUTE[root.dtype] == i.ctype and STORED_AS[i.ctype] == root.dtype
+                if same and stage == max(needed[i]) and root.store_at.coefficient(self.vector) == 1:
+                    self.parked[i.id] = (root, min(needed[i]))
+                    free.remove((stage, root))
+                    break
+
+    def _pass(self, group: list[Segment], which: list[int], scope: Scope) -> None:
+        roots, content = self.sweep.roots, frozenset(self.sweep.content)
+        tops = [s.values[k] for s in group for k in which]
+        for i in self.needed(tops):
+            if not i.axes & content:
+                self.emit(i, scope)
+        saved = dict(self.sizes), dict(self.axis)
+        loops = self.merged(self.content, self.affines(tops, [roots[k] for k in which]))
+        folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
+        for k, name in folds.items():
+            self._open(roots[k], name)
+        for segment in group:
+            self._nest(segment, which, loops, dict(scope), folds)
+        self.sizes, self.axis = saved
+        for k, name in folds.items():
+            self._close(roots[k], name, scope)
+
+    def _open(self, root: Root, name: str) -> None:
+        assert root.owner is not None
+        self.accumulator(name, root.owner.fn, root.owner.ctype, True)
+
+    def _close(self, root: Root, name: str, scope: Scope) -> None:
+        """The row's result from its accumulator."""
+        assert root.owner is not None
+        result = self.fresh("v")
+        self.out(f"const auto {result} = {self.all_lanes(root.owner.fn, name) if self.inner else name};")
+        if (inst := self.folds.get(id(root.owner))) is not None:
+            scope[inst.id] = result
+        buffer = self.former.kept.get(id(root.owner), "")
+        if buffer in self.used:
+            dtype, vector = ir.STORED_AS[root.owner.ctype], not self.inner and bool(self.vector)
+            self.store(buffer, dtype, self.kept_at(root), result, vector, root.owner.ctype)
+
+    def _nest(self, segment: Segment, which: list[int], loops: list[str], names: Scope, folds: dict[int, str]) -> None:
+        """The loops over one segment of the content; values stand in the outermost loop that they can."""
+        content = frozenset(self.sweep.content)
+        todo = [i for i in self.needed([segment.values[k] for k in which]) if i.axes & content]
+        depths = {i: self._depth(i, loops) for i in todo}
+        sums = [k for k in folds if self.fold_of(self.sweep.roots[k]) == "sum"]
+        plan = self._runs(loops, segment) if sums else ""
+
+        def inside(depth: int) -> None:
+            for i in todo:
+                if depths[i] == depth:
+                    self.emit(i, names)
+            if depth == len(loops):
+                for k in which:
+                    self._finish(k, segment.values[k], names, folds.get(k))
+                return
+            axis, last = loops[depth], depth == len(loops) - 1
+            r = self.range(axis, segment.ranges)
+            low, high = size_text(r.low), size_text(r.high)
+            if not last or not plan:
+                self._content_loop(axis, low, high, lambda: inside(depth + 1))
+            elif plan == "whole":
+                self._subtotal(sums, folds, lambda: self._content_loop(axis, low, high, lambda: inside(depth + 1)))
+            else:
+                step = RUN * (self.schedule.lanes if axis == self.vector else 1)
+                with self.out.block(f"for (int64_t b = {low}; b < {high}; b += {step})"):
+                    end = f"least({high}, b + {step})"
+                    self._subtotal(sums, folds, lambda: self._content_loop(axis, "b", end, lambda: inside(depth + 1)))
+
+        inside(0)
+
+    def _runs(self, loops: list[str], segment: Segment) -> str:
+        """Whether sums want a second accumulator: around the innermost loop (`whole`), or in runs of it (`runs`)."""
+        if not loops:
+            return ""
+        steps = self.former.hint(self.range(loops[-1], segment.ranges).size)
+        if loops[-1] == self.vector:
+            steps = -(-steps // self.schedule.lanes)
+        total = steps * self.elements([self.sizes[a] for a in loops[:-1]])
+        last = self.range(loops[-1], segment.ranges).size
+        if steps > 2 * RUN or loops[-1] != self.vector and isinstance(last, str):
+            return "runs"
+        around = [self.sizes[a] for a in loops[:-1]]
+        grows = any(isinstance(n, str) for n in around)
+        return "whole" if steps > 1 and (total > 2 * RUN or grows) else ""
+
+    def _subtotal(self, sums: list[int], folds: dict[int, str], body: Callable[[], None]) -> None:
+        totals = {k: folds[k] for k in sums}
+        for k in sums:
+            folds[k] = self.fresh("t")
+            self._open(self.sweep.roots[k], folds[k])
+        body()
+        for k, total in totals.items():
+            self.out(f"{total} = {total} + {folds[k]};")
+            folds[k] = total
+
+    def _content_loop(self, axis: str, low: str, high: str, body: Callable[[], None]) -> None:
+        if axis == self.vector:
+            with self.out.block(f"each<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
+                body()
+        else:
+            v = self.axis[axis]
+            with self.out.block(f"for (int64_t {v} = {low}; {v} < {high}; ++{v})"):
+                body()
+
+    @staticmethod
+    def _depth(inst: Inst, loops: list[str]) -> int:
+        """How many of the loops must be open before the value can be computed."""
+        own = [a for i in reach([inst]) if i.kind in ("load", "index") for a in i.at.axes]
+        return max((loops.index(a) + 1 for a in own if a in loops), default=0)
+
+    def _finish(self, k: int, value: Inst, scope: Scope, accumulator: str | None = None) -> None:
+        root = self.sweep.roots[k]
+        self.emit_all([value], scope)
+        text, wide = self.name(value, scope), self.wide(value)
+        if accumulator is not None:
+            text = self.spread(text, wide, value.ctype)
+            if self.inner:
+                text = self.existing(text, self.fold_of(root), value.ctype)
+            self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
+        elif root.role == "late":
+            self.gather_late(root, text, wide, value.ctype)
+        else:
+            self.store(root.target, root.dtype, root.store_at, text, wide, value.ctype)
+
+    def gather_late(self, root: Root, text: str, wide: bool, ctype: str) -> None:
+        raise NotImplementedError
+
+    def whole(self, axis: str) -> Range:
+        return Range(0, self.sizes[axis])

@@ -1,0 +1,68 @@
+"""The built-in proposer: C++ kernels from a signature, ranked by an analytic cost over schedules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from torch_autokernel.core.types import Arch, Attempt, Candidate, Region, Source
+from torch_autokernel.propose.choices import Schedule, schedules
+from torch_autokernel.propose.index import Refused
+from torch_autokernel.propose.kernel import generate
+
+log = logging.getLogger(__name__)
+
+
+class ScheduleProposer:
+    """Generates kernels from the region's operations; needs neither network nor compiler."""
+
+    name = "schedule"
+
+    def refuses(self, region: Region, arch: Arch) -> str | None:
+        if not arch.key.startswith("cpu"):
+            return f"the schedule proposer writes C++ for CPUs, not for {arch.key}"
+        try:
+            generate(region.signature, Schedule(), region.sizes, _threads(arch))
+        except Refused as reason:
+            return str(reason)
+        except RecursionError:
+            return f"{len(region.signature.ops)} operations in one region are too many"
+        return None
+
+    def propose(self, region: Region, arch: Arch, parents: Sequence[Attempt], n: int) -> list[Candidate]:
+        if self.refuses(region, arch) is not None:
+            return []
+        seen = {p.candidate.id for p in parents}
+        tried = {str(p.candidate.source.text) for p in parents}
+        out: list[Candidate] = []
+        for candidate in self._candidates(region, arch):
+            if len(out) >= n:
+                break
+            body = _body(candidate.source.text)
+            if candidate.id in seen or body in {_body(t) for t in tried}:
+                continue
+            seen.add(candidate.id)
+            tried.add(candidate.source.text)
+            out.append(candidate)
+        return out
+
+    def _candidates(self, region: Region, arch: Arch) -> Iterator[Candidate]:
+        digest = region.signature.digest
+        for schedule in schedules(region, arch):
+            try:
+                kernel = generate(region.signature, schedule, region.sizes, _threads(arch))
+            except Refused as reason:
+                log.debug("schedule %s is not possible: %s", schedule, reason)
+                continue
+            launch = {"workspace": kernel.workspace} if kernel.workspace else {}
+            source = Source("cpp", kernel.text, schedule=schedule.to_json(), launch=launch)
+            yield Candidate(digest, source, self.name)
+
+
+def _threads(arch: Arch) -> int:
+    return max(1, int(arch.limits.get("threads", 1)))
+
+
+def _body(text: str) -> str:
+    """The text without its comments: two schedules that print the same code are one candidate."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("// schedule"))

@@ -1,0 +1,215 @@
+"""Values, loads and stores of one sweep as C++ text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.functions import FOLDS, neutral
+from torch_autokernel.propose.index import ZERO, Affine, Range, mul
+from torch_autokernel.propose.pull import Inst
+from torch_autokernel.propose.sweeps import Former, Root, Sweep, contiguous, reach
+from torch_autokernel.propose.text import Writer, affine_text, expression, number, parenthesised, size_text
+
+COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+Scope = dict[int, str]  # value id -> C++ name
+
+
+class ValueText:
+    """The state of printing one sweep, and its expressions. `counter` numbers values across the kernel."""
+
+    def __init__(self, former: Former, sweep: Sweep, schedule: Schedule, out: Writer, counter: list[int]) -> None:
+        self.former, self.sweep, self.schedule, self.out, self.counter = former, sweep, schedule, out, counter
+        self.vector = former.unit_axis(sweep) or (sweep.content or sweep.rows or [""])[-1]
+        order = lambda a: (a == self.vector, -former.stride_of(sweep, a), sweep.order.index(a))
+        self.rows = sorted(sweep.rows, key=order)
+        self.content = sorted(sweep.content, key=order)
+        self.inner = self.vector in sweep.content
+        self.sizes = dict(sweep.sizes)
+        self.gone = sweep.reduced_rows or frozenset()
+        self.tops = [v for g in sweep.segments for s in g for v in s.values.values()]
+        self.folds = {i.value: i for i in reach(self.tops) if i.kind == "fold"}
+        self.parked: dict[int, tuple[Root, int]] = {}  # value -> the output that holds it from one pass to later ones
+        self.stage = 0
+        self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
+        if self.vector:
+            self.axis[self.vector] = "j"
+
+    # ---- loops ----
+    def affines(self, tops: Sequence[Inst], roots: Sequence[Root]) -> list[Affine]:
+        """Every offset that the values and results walk."""
+        out = [i.at for i in reach(tops) if i.kind in ("load", "index")]
+        for r in roots:
+            if r.kind != "fold":
+                out.append(r.store_at)
+            elif id(r.owner) in self.former.kept or r.role == "late":
+                out.append(self.kept_at(r))
+        return out
+
+    @staticmethod
+    def kept_at(root: Root) -> Affine:
+        """Where the root's element of a reduction lies in the reduction's buffer."""
+        assert root.owner is not None
+        at = ZERO
+        for i, s in zip(root.into, contiguous(root.owner.shape), strict=True):
+            at = at + i.times(s)
+        return at
+
+    def merged(self, axes: list[str], affines: list[Affine]) -> list[str]:
+        """The axes left after merging neighbours that every offset walks as one; the inner one grows."""
+        axes = list(axes)
+        for k in range(len(axes) - 1, 0, -1):
+            a, b = axes[k - 1], axes[k]
+            fits = a not in self.sweep.cuts and b not in self.sweep.cuts
+            if fits and all(e.coefficient(a) == mul(self.sizes[b], e.coefficient(b)) for e in affines):
+                self.sizes[b] = mul(self.sizes[a], self.sizes[b])
+                self.axis.pop(a, None)
+                del axes[k - 1]
+        return axes
+
+    def range(self, axis: str, ranges: dict[str, Range]) -> Range:
+        r = ranges.get(axis)
+        return r if r is not None and axis in self.sweep.cuts else Range(0, self.sizes[axis])
+
+    def loop(self, axis: str, r: Range) -> str:
+        v = self.axis[axis]
+        return f"for (int64_t {v} = {size_text(r.low)}; {v} < {size_text(r.high)}; ++{v})"
+
+    # ---- expressions ----
+    def fresh(self, letter: str) -> str:
+        self.counter[0] += 1
+        return f"{letter}{self.counter[0]}"
+
+    def type(self, ctype: str) -> str:
+        """The C++ type of a step's worth of values."""
+        if not self.vector:
+            return ctype
+        return "mask<L>" if ctype == "bool" else f"vec<{ctype}, L>"
+
+    def wide(self, inst: Inst) -> bool:
+        return bool(self.vector) and self.vector in inst.axes
+
+    def spread(self, text: str, wide: bool, ctype: str) -> str:
+        return text if wide or not self.vector else f"{self.type(ctype)}({text})"
+
+    def name(self, inst: Inst, scope: Scope) -> str:
+        if inst.kind == "index":
+            return self._index(inst, scope)
+        return number(inst) if inst.kind in ("const", "size") else scope[inst.id]
+
+    def emit(self, inst: Inst, scope: Scope) -> None:
+        """Define the value in the scope, unless it is there."""
+        if inst.kind in ("const", "size", "index", "fold") or inst.id in scope:
+            return
+        parked = self.parked.get(inst.id)
+        if parked is not None and parked[1] < self.stage:
+            text = self._at(parked[0].target, parked[0].dtype, parked[0].store_at, scope)
+        elif inst.kind == "load":
+            text = self._load(inst, scope)
+        elif (lanes := self._lane_test(inst, scope)) is not None:
+            text = lanes
+        else:
+            args = [parenthesised(self.name(a, scope)) for a in inst.args]
+            if inst.fn == "div" and inst.ctype == "float" and self.wide(inst.args[0]) and not self.wide(inst.args[1]):
+                args[1] = f"divisor({args[1]})"
+            text = expression(inst, args, [self.wide(a) for a in inst.args], "L")
+        scope[inst.id] = self.fresh("v")
+        self.out(f"const auto {scope[inst.id]} = {text};")
+        if parked is not None and parked[1] == self.stage:
+            self.store(parked[0].target, parked[0].dtype, parked[0].store_at, scope[inst.id], True, inst.ctype, False)
+
+    def needed(self, tops: Sequence[Inst]) -> list[Inst]:
+        """What has to be computed in this pass for these values, operands first; parked values stand for themselves."""
+        seen: set[Inst] = set()
+        todo = list(tops)
+        while todo:
+            i = todo.pop()
+            if i not in seen:
+                seen.add(i)
+                if not (i.id in self.parked and self.parked[i.id][1] < self.stage):
+                    todo.extend(i.args)
+        return sorted(seen, key=lambda i: i.id)
+
+    def emit_all(self, tops: Sequence[Inst], scope: Scope) -> None:
+        for i in self.needed(tops):
+            self.emit(i, scope)
+
+    def _axis_names(self, scope: Scope, at: Affine) -> dict[str, str]:
+        found = {a: scope[self.sweep.table.indirect[a].id] for a in at.axes if a[0] == "@"}
+        return self.axis | found
+
+    def _load(self, inst: Inst, scope: Scope) -> str:
+        if any(a[0] == "@" and self.wide(self.sweep.table.indirect[a]) for a in inst.at.axes):
+            names, step = self._axis_names(scope, inst.at), inst.at.coefficient(self.vector)
+            at = affine_text(Affine(tuple(t for t in inst.at.terms if t[0] != self.vector), inst.at.const), names)
+            if step != 0:
+                at += f" + ramp<int64_t, L>(j * {size_text(step)}, {size_text(step)})"
+            return f"get_at<ak::{ir.ELEMENT[inst.dtype]}>({inst.tensor}, {at}, m)"
+        return self._at(inst.tensor, inst.dtype, inst.at, scope)
+
+    def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope) -> str:
+        """The element or the step's elements at an offset."""
+        text, element = affine_text(at, self._axis_names(scope, at)), f"ak::{ir.ELEMENT[dtype]}"
+        where = tensor if text == "0" else f"{tensor} + {text}"
+        step = at.coefficient(self.vector) if self.vector else 0
+        if step == 0:
+            return f"get<{element}>({where})"
+        return f"get<{element}>({where}, m)" if step == 1 else f"get_strided<{element}>({where}, {size_text(step)}, m)"
+
+    def _index(self, inst: Inst, scope: Scope) -> str:
+        at = affine_text(inst.at, self._axis_names(scope, inst.at))
+        step = inst.at.coefficient(self.vector) if self.vector else 0
+        if step == 0:
+            return f"{inst.ctype}({at})"
+        return f"ramp<{inst.ctype}, L>({inst.ctype}({at}), {inst.ctype}({size_text(step)}))"
+
+    def _lane_test(self, inst: Inst, scope: Scope) -> str | None:
+        """A position along the vector compared to one number: a test on the lane's number, in 32 bits."""
+        if inst.fn not in COMPARED or not self.wide(inst):
+            return None
+        a, b = inst.args[:2]
+        op = COMPARED[inst.fn]
+        if not self._counts(a):
+            a, b, op = b, a, op.translate(str.maketrans("<>", "><"))
+        if not self._counts(a) or self.wide(b) or b.ctype != "int64_t":
+            return None
+        start = affine_text(a.at, self._axis_names(scope, a.at))
+        return f"lanes<int32_t, L>() {op} near<L>({self.name(b, scope)} - ({start}))"
+
+    def _counts(self, inst: Inst) -> bool:
+        return inst.kind == "index" and inst.at.coefficient(self.vector) == 1
+
+    # ---- results ----
+    def store(self, tensor: str, dtype: str, at: Affine, text: str, wide: bool, ctype: str, last: bool = True) -> None:
+        where = affine_text(at, self.axis)
+        pointer = tensor if where == "0" else f"{tensor} + {where}"
+        step, element = at.coefficient(self.vector) if self.vector else 0, f"ak::{ir.ELEMENT[dtype]}"
+        if step == 0:
+            self.out(f"put<{element}>({pointer}, {text});")
+        elif step == 1:
+            put = "put_stream" if self.schedule.stream and last and tensor.startswith("y") else "put"
+            self.out(f"{put}<{element}>({pointer}, {self.spread(text, wide, ctype)}, m);")
+        else:
+            self.out(f"put_strided<{element}>({pointer}, {self.spread(text, wide, ctype)}, {size_text(step)}, m);")
+
+    def fold_of(self, root: Root) -> str:
+        assert root.owner is not None
+        return root.owner.fn
+
+    def accumulator(self, name: str, fold: str, ctype: str, vector: bool) -> None:
+        self.out(f"{self.type(ctype) if vector else ctype} {name}({neutral(fold, ctype)});")
+
+    def combine(self, fold: str, a: str, b: str) -> str:
+        return FOLDS[fold][1].format(a, b)
+
+    def existing(self, text: str, fold: str, ctype: str) -> str:
+        """The lanes that exist, neutral elsewhere."""
+        return f"keep(m, {text}, {neutral(fold, ctype)})"
+
+    def all_lanes(self, fold: str, text: str) -> str:
+        return f"{FOLDS[fold][2]}({text})"
+
+    def elements(self, sizes: Sequence[Dim]) -> int:
+        return self.former.extent_of(sizes)
