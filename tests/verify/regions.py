@@ -1,0 +1,197 @@
+"""Regions built by hand, for tests: each function gives one `Region` with its printed reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch_autokernel.capture.reference import print_reference
+from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import Const, Op, Ref, Region, Signature, TensorSpec
+
+Shape = tuple[Dim, ...]
+
+
+class Graph:
+    """Collects inputs, then operations; `region` closes it."""
+
+    def __init__(self) -> None:
+        self.inputs: list[TensorSpec] = []
+        self.ops: list[Op] = []
+        self.specs: list[TensorSpec] = []
+
+    def input(self, *shape: Dim, dtype: str = "float32", stride: Shape | None = None, alignment: int | None = None) -> Ref:
+        spec = TensorSpec.contiguous(shape, dtype)
+        if stride is not None or alignment is not None:
+            spec = TensorSpec(shape, dtype, stride or spec.stride, "cpu", alignment or spec.alignment)
+        self.inputs.append(spec)
+        self.specs.append(spec)
+        return Ref(len(self.inputs) - 1)
+
+    def op(self, target: str, *args: Any, shape: Shape | None = None, dtype: str | None = None, **kwargs: Any) -> Ref:
+        """An operation; shape and dtype are those of its first tensor where nothing else is said."""
+        first = next(a for a in args if isinstance(a, Ref))
+        spec = self.specs[first.index]
+        shape, dtype = spec.shape if shape is None else shape, dtype or spec.dtype
+        self.ops.append(Op(target, args, kwargs, shape, dtype))
+        self.specs.append(TensorSpec.contiguous(shape, dtype))
+        return Ref(len(self.inputs) + len(self.ops) - 1)
+
+    def cast(self, value: Ref, dtype: str) -> Ref:
+        return self.op("prims.convert_element_type.default", value, Const("dtype", dtype), dtype=dtype)
+
+    def region(self, *outputs: Ref, **sizes: int) -> Region:
+        symbols = dims.symbols([d for s in self.inputs for d in s.shape] + [d for s in self.inputs for d in s.stride])
+        specs = tuple(self.specs[o.index] for o in outputs)
+        signature = Signature(tuple(self.ops), tuple(self.inputs), tuple(o.index for o in outputs), specs, tuple(symbols))
+        return Region(signature, print_reference(signature), sizes)
+
+
+def add_relu(dtype: str = "float32", m: int = 64, n: int = 256) -> Region:
+    """relu(a + b), all [M, N]."""
+    g = Graph()
+    a, b = g.input("s0", "s1", dtype=dtype), g.input("s0", "s1", dtype=dtype)
+    return g.region(g.op("aten.relu.default", g.op("aten.add.Tensor", a, b)), s0=m, s1=n)
+
+
+def softmax(dtype: str = "float32", m: int = 64, n: int = 256) -> Region:
+    """Softmax over the last dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1", dtype=dtype)
+    wide = g.cast(x, "float32") if dtype != "float32" else x
+    top = g.op("aten.amax.default", wide, (1,), True, shape=("s0", 1))
+    e = g.op("aten.exp.default", g.op("aten.sub.Tensor", wide, top))
+    y = g.op("aten.div.Tensor", e, g.op("aten.sum.dim_IntList", e, (1,), True, shape=("s0", 1)))
+    return g.region(g.cast(y, dtype) if dtype != "float32" else y, s0=m, s1=n)
+
+
+def layer_norm(dtype: str = "float32", m: int = 64, n: int = 256, eps: float = 1e-5) -> Region:
+    """Layer norm over the last dimension with weight and bias; also gives mean and 1/std, as a training forward does."""
+    g = Graph()
+    x, w, b = g.input("s0", "s1", dtype=dtype), g.input("s1", dtype=dtype), g.input("s1", dtype=dtype)
+    wide = g.cast(x, "float32") if dtype != "float32" else x
+    pair = g.op("aten.var_mean.correction", wide, (1,), shape=(), dtype="", correction=0, keepdim=True)
+    var = g.op("getitem", pair, 0, shape=("s0", 1), dtype="float32")
+    mean = g.op("getitem", pair, 1, shape=("s0", 1), dtype="float32")
+    rstd = g.op("aten.rsqrt.default", g.op("aten.add.Scalar", var, eps))
+    scaled = g.op("aten.mul.Tensor", g.op("aten.sub.Tensor", wide, mean, shape=("s0", "s1")), rstd)
+    y = g.op("aten.add.Tensor", g.op("aten.mul.Tensor", scaled, w), b)
+    y = g.cast(y, dtype) if dtype != "float32" else y
+    return g.region(y, mean, rstd, s0=m, s1=n)
+
+
+def rms_norm(dtype: str = "float32", m: int = 64, n: int = 256, eps: float = 1e-6) -> Region:
+    """x * rsqrt(mean(x^2) + eps) * w over the last dimension."""
+    g = Graph()
+    x, w = g.input("s0", "s1", dtype=dtype), g.input("s1", dtype=dtype)
+    wide = g.cast(x, "float32") if dtype != "float32" else x
+    mean = g.op("aten.mean.dim", g.op("aten.mul.Tensor", wide, wide), (1,), True, shape=("s0", 1))
+    rstd = g.op("aten.rsqrt.default", g.op("aten.add.Scalar", mean, eps))
+    y = g.op("aten.mul.Tensor", wide, rstd)
+    y = g.cast(y, dtype) if dtype != "float32" else y
+    return g.region(g.op("aten.mul.Tensor", y, w), s0=m, s1=n)
+
+
+def gelu(dtype: str = "float32", n: int = 5000) -> Region:
+    """x/2 (1 + erf(x/sqrt 2)), [N]."""
+    g = Graph()
+    x = g.input("s0", dtype=dtype)
+    wide = g.cast(x, "float32") if dtype != "float32" else x
+    inner = g.op("aten.erf.default", g.op("aten.mul.Tensor", wide, 0.7071067811865476))
+    y = g.op("aten.mul.Tensor", g.op("aten.mul.Tensor", wide, 0.5), g.op("aten.add.Tensor", inner, 1))
+    return g.region(g.cast(y, dtype) if dtype != "float32" else y, s0=n)
+
+
+def bias_gelu(dtype: str = "bfloat16", m: int = 64, n: int = 256) -> Region:
+    """tanh-gelu(x + b) with x [M, N], b [N], every operation rounded to the dtype as eager does."""
+    g = Graph()
+    x, b = g.input("s0", "s1", dtype=dtype), g.input("s1", dtype=dtype)
+    v = g.op("aten.add.Tensor", x, b)
+    cubed = g.op("aten.mul.Tensor", g.op("aten.mul.Tensor", v, v), v)
+    inner = g.op("aten.mul.Tensor", g.op("aten.add.Tensor", v, g.op("aten.mul.Tensor", cubed, 0.044715)), 0.7978845608028654)
+    half = g.op("aten.mul.Tensor", v, 0.5)
+    return g.region(g.op("aten.mul.Tensor", half, g.op("aten.add.Tensor", g.op("aten.tanh.default", inner), 1)), s0=m, s1=n)
+
+
+def row_sum(dtype: str = "float32", m: int = 128, n: int = 1024) -> Region:
+    """Sum over the last dimension, [M, N] to [M]."""
+    g = Graph()
+    x = g.input("s0", "s1", dtype=dtype)
+    return g.region(g.op("aten.sum.dim_IntList", x, (1,), shape=("s0",)), s0=m, s1=n)
+
+
+def row_max(m: int = 64, n: int = 256) -> Region:
+    """Maximum over the last dimension, [M, N] to [M]."""
+    g = Graph()
+    return g.region(g.op("aten.amax.default", g.input("s0", "s1"), (1,), shape=("s0",)), s0=m, s1=n)
+
+
+def aligned_scale(m: int = 64, n: int = 256) -> Region:
+    """2x where input and output promise an alignment of 64 bytes, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1", alignment=64)
+    y = g.op("aten.mul.Tensor", x, 2)
+    g.specs[y.index] = g.specs[x.index]
+    return g.region(y, s0=m, s1=n)
+
+
+def column_sum(dtype: str = "float32", m: int = 512, n: int = 256) -> Region:
+    """Bias gradient: sum over the first dimension, [M, N] to [N]."""
+    g = Graph()
+    x = g.input("s0", "s1", dtype=dtype)
+    return g.region(g.op("aten.sum.dim_IntList", x, (0,), shape=("s1",)), s0=m, s1=n)
+
+
+def cross_entropy(m: int = 64, n: int = 1000) -> Region:
+    """Mean cross-entropy of logits [M, N] with labels [M]; labels of -100 are ignored."""
+    g = Graph()
+    x, t = g.input("s0", "s1"), g.input("s0", dtype="int64")
+    shifted = g.op("aten.sub.Tensor", x, g.op("aten.amax.default", x, (1,), True, shape=("s0", 1)))
+    total = g.op("aten.sum.dim_IntList", g.op("aten.exp.default", shifted), (1,), True, shape=("s0", 1))
+    logp = g.op("aten.sub.Tensor", shifted, g.op("aten.log.default", total))
+    kept = g.op("aten.ne.Scalar", t, -100, dtype="bool")
+    zero = g.op("aten.mul.Tensor", t, 0)
+    safe = g.op("aten.unsqueeze.default", g.op("aten.where.self", kept, t, zero, dtype="int64"), 1, shape=("s0", 1))
+    picked = g.op("aten.squeeze.dim", g.op("aten.gather.default", logp, 1, safe, shape=("s0", 1)), 1, shape=("s0",))
+    loss = g.op("aten.where.ScalarOther", kept, g.op("aten.neg.default", picked), 0.0, dtype="float32")
+    count = g.op("aten.sum.default", g.cast(kept, "float32"), shape=())
+    floor = g.op("aten.clamp_min.default", count, 1.0)
+    return g.region(g.op("aten.div.Tensor", g.op("aten.sum.default", loss, shape=()), floor), s0=m, s1=n)
+
+
+def swiglu(dtype: str = "bfloat16", m: int = 64, n: int = 256) -> Region:
+    """silu(a) * b, with a and b the halves of one projection: rows 2N apart."""
+    g = Graph()
+    row: Dim = "2*s1"
+    a = g.input("s0", "s1", dtype=dtype, stride=(row, 1))
+    b = g.input("s0", "s1", dtype=dtype, stride=(row, 1))
+    wide = g.cast(a, "float32")
+    y = g.cast(g.op("aten.mul.Tensor", wide, g.op("aten.sigmoid.default", wide)), dtype)
+    return g.region(g.op("aten.mul.Tensor", y, b), s0=m, s1=n)
+
+
+def transposed_scale(m: int = 33, n: int = 65) -> Region:
+    """x * 2 + c where x is [M, N] lying column by column, c is one value expanded (stride 0)."""
+    g = Graph()
+    x = g.input("s0", "s1", stride=(1, "s0"))
+    c = g.input("s0", "s1", stride=(0, 0))
+    return g.region(g.op("aten.add.Tensor", g.op("aten.mul.Tensor", x, 2), c), s0=m, s1=n)
+
+
+def embedding(m: int = 40, n: int = 64, vocabulary: int = 100) -> Region:
+    """Rows of a table [V, N] at indices [M]."""
+    g = Graph()
+    table, index = g.input("s0", "s1"), g.input("s2", dtype="int64")
+    return g.region(g.op("aten.embedding.default", table, index, shape=("s2", "s1")), s0=vocabulary, s1=n, s2=m)
+
+
+def greater(m: int = 40, n: int = 64) -> Region:
+    """a > b as bool, [M, N]."""
+    g = Graph()
+    a, b = g.input("s0", "s1"), g.input("s0", "s1")
+    return g.region(g.op("aten.gt.Tensor", a, b, dtype="bool"), s0=m, s1=n)
+
+
+def double_sum(m: int = 40, n: int = 500) -> Region:
+    """Sum over the last dimension in float64."""
+    return row_sum("float64", m, n)

@@ -1,0 +1,79 @@
+"""The plan of cases: sizes, guards, strides, bounds, secrecy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.verify import regions
+from tests.verify.regions import Graph
+from torch_autokernel.core.types import Region
+from torch_autokernel.verify.cases import LARGEST, largest, plan, work
+
+
+def layouts_do_not_overlap(region: Region, sizes: dict[str, int]) -> bool:
+    for spec in region.signature.inputs:
+        spec = spec.concrete(sizes)
+        span = 1
+        for stride, n in sorted((int(s), int(n)) for s, n in zip(spec.stride, spec.shape, strict=True) if int(n) > 1):
+            if stride and stride < span:
+                return False
+            span = max(span, stride * (int(n) - 1) + span)
+    return True
+
+
+def test_every_symbol_meets_one_odd_and_long_sizes() -> None:
+    region = regions.softmax()
+    cases = plan(region, "standard", 1)
+    for symbol in region.signature.symbols:
+        values = {c.sizes[symbol] for c in cases}
+        assert 1 in values and region.sizes[symbol] in values and max(values) > 190
+        assert sum(v % 2 for v in values) >= 3 and len(values) >= 6
+    assert cases[0].sizes == region.sizes and cases[0].origin == "primary"
+    assert {c.distribution for c in cases} >= {"normal", "shifted", "small", "large", "rows", "wide", "grid", "nan", "inf", "edges"}
+
+
+def test_plan_follows_from_the_seed_alone() -> None:
+    region = regions.softmax()
+    assert plan(region, "standard", 5) == plan(region, "standard", 5)
+    one, other = ({(c.seed, str(c.sizes)) for c in plan(region, "standard", s)} for s in (5, 6))
+    assert not one & other
+
+
+def test_levels_differ_in_length() -> None:
+    counts = [len(plan(regions.softmax(), level, 1)) for level in ("quick", "standard", "full")]
+    assert counts[0] < counts[1] < counts[2]
+    with pytest.raises(ValueError, match="known: quick, standard, full"):
+        plan(regions.softmax(), "thorough", 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_guards_are_kept(seed: int) -> None:
+    region = regions.softmax()
+    region = dataclasses.replace(region, signature=dataclasses.replace(region.signature, guards={"s1": 5, "s0": 2}))
+    assert all(c.sizes["s1"] >= 5 and c.sizes["s0"] >= 2 for c in plan(region, "standard", seed))
+
+
+def test_large_regions_are_scaled_down_and_bounded() -> None:
+    region = regions.layer_norm(m=1 << 16, n=1 << 13)
+    cases = plan(region, "standard", 1)
+    assert len(cases) >= 5
+    assert all(largest(region.signature, c.sizes) <= LARGEST for c in cases)
+    assert sum(work(region.signature, c.sizes) for c in cases[5:]) <= 1 << 26
+
+
+def test_fixed_sizes_that_are_too_large_have_no_case() -> None:
+    g = Graph()
+    x = g.input(1 << 14, 1 << 13)
+    assert plan(g.region(g.op("aten.neg.default", x)), "standard", 1) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stride_symbols_make_valid_layouts(seed: int) -> None:
+    g = Graph()
+    a = g.input("s0", "s1", stride=("s2", 1))
+    b = g.input("s1", "s0", stride=("s2", 1))  # shares a stride that must suit both
+    region = g.region(g.op("aten.add.Tensor", a, g.op("aten.permute.default", b, (1, 0), shape=("s0", "s1"))), s0=8, s1=16, s2=24)
+    for case in plan(region, "standard", seed):
+        assert layouts_do_not_overlap(region, dict(case.sizes)), case.sizes

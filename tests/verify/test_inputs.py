@@ -1,0 +1,86 @@
+"""Tensors of a case: exact layout, valid indices, special values, repeatability."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.verify import regions
+from tests.verify.regions import Graph
+from torch_autokernel.core.types import Case, Const, Region
+from torch_autokernel.verify.indices import ranges
+from torch_autokernel.verify.inputs import make
+from torch_autokernel.verify.runner import storage_bytes
+
+
+def case(region: Region, distribution: str = "normal", seed: int = 3, **sizes: int) -> Case:
+    return Case(seed, {**region.sizes, **sizes}, distribution)
+
+
+def test_layout_is_that_of_the_signature() -> None:
+    region = regions.swiglu(m=5, n=6)
+    a, b = make(region, case(region))
+    assert a.shape == (5, 6) and a.stride() == (12, 1)
+    storage = torch.frombuffer(bytearray(storage_bytes(a)), dtype=torch.bfloat16)
+    assert storage.numel() == 4 * 12 + 6
+    assert bool(storage[6:12].isnan().all()) and bool(a.isfinite().all())
+
+
+def test_expanded_and_transposed_inputs() -> None:
+    region = regions.transposed_scale(5, 6)
+    x, c = make(region, case(region))
+    assert x.stride() == (1, 5) and c.stride() == (0, 0) and len(storage_bytes(c)) == 4
+    assert len(set(c.flatten().tolist())) == 1
+
+
+def test_the_same_case_gives_the_same_bytes() -> None:
+    region = regions.layer_norm(m=4, n=7)
+    for distribution in ("normal", "rows", "nan", "wide", "grid"):
+        one, other = (make(region, case(region, distribution)) for _ in range(2))
+        assert all(bytes(storage_bytes(a)) == bytes(storage_bytes(b)) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(make(region, case(region))[0], make(region, case(region, seed=4))[0])
+
+
+def test_special_values_are_few() -> None:
+    region = regions.add_relu(m=30, n=40)
+    x = make(region, case(region, "nan"))[0]
+    assert 0 < int(x.isnan().sum()) <= 12
+    x = make(region, case(region, "inf"))[0]
+    assert int((x == -torch.inf).all(dim=1).sum()) == 1 and bool((x == torch.inf).any())
+    assert 0 < int((make(region, case(region, "edges"))[0].abs() < 1e-30).sum()) <= 12
+
+
+def test_positive_variant() -> None:
+    region = regions.add_relu(m=30, n=40)
+    assert all(bool((t > 0).all()) for d in ("normal+", "shifted+", "small+") for t in make(region, case(region, d)))
+
+
+def test_index_range_follows_from_the_indexed_tensor() -> None:
+    region = regions.embedding()
+    assert ranges(region.signature)[1].bounds == ["s0"]
+    for seed in range(10):
+        _, index = make(region, case(region, seed=seed, s0=7))
+        assert 0 <= int(index.min()) and int(index.max()) < 7
+
+
+def test_index_range_passes_through_operations_and_marks_are_met() -> None:
+    region = regions.cross_entropy()
+    found = ranges(region.signature)[1]
+    assert found.bounds == ["s1"] and found.marks == {-100} and not found.negative
+    labels = {int(v) for seed in range(5) for v in make(region, case(region, seed=seed, s1=9))[1]}
+    assert -100 in labels and max(labels) < 9 and min(labels - {-100}) >= 0
+
+
+def test_plain_indexing_counts_from_the_end_too() -> None:
+    g = Graph()
+    x, i = g.input("s0"), g.input("s1", dtype="int64")
+    region = g.region(g.op("aten.index.Tensor", x, (i,), shape=("s1",)), s0=6, s1=200)
+    values = make(region, case(region))[1]
+    assert -6 <= int(values.min()) < 0 and int(values.max()) == 5
+
+
+def test_embedding_backward_takes_its_size_from_an_argument() -> None:
+    g = Graph()
+    grad, index = g.input("s0", "s1"), g.input("s0", dtype="int64")
+    g.input("s2", "s1")
+    out = g.op("aten.embedding_dense_backward.default", grad, index, Const("dim", "s2"), -1, False, shape=("s2", "s1"))
+    assert ranges(g.region(out, s0=2, s1=3, s2=4).signature)[1].bounds == ["s2"]

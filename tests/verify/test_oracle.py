@@ -1,0 +1,178 @@
+"""The error budget: tight enough for wrong arithmetic, wide enough for other arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.verify import regions
+from tests.verify.regions import Graph
+from torch_autokernel.core.errors import UsageError
+from torch_autokernel.core.types import Case, Region
+from torch_autokernel.verify.bank import Bank, Prepared
+from torch_autokernel.verify.compare import FACTOR, compare, consistent
+from torch_autokernel.verify.oracle import Expected, Target, expect
+from torch_autokernel.verify.rounding import UNIT, Noise
+
+
+def prepared(region: Region, distribution: str = "normal", seed: int = 11, **sizes: int) -> Prepared:
+    found = Bank("standard", 0).prepare(region, Case(seed, {**region.sizes, **sizes}, distribution))
+    assert found is not None
+    return found
+
+
+def budgets(expected: Expected) -> list[torch.Tensor]:
+    return [t.deviation for t in expected.targets if t.deviation is not None]
+
+
+def test_single_operation_has_a_budget_of_a_few_units() -> None:
+    for dtype in ("float32", "float64", "bfloat16", "float16"):
+        region = regions.add_relu(dtype, 20, 30)
+        target = prepared(region).expected.targets[0]
+        assert target.deviation is not None
+        size = target.exact.abs()
+        units = (FACTOR * target.deviation / (size * UNIT[getattr(torch, dtype)]))[size > 0.5]
+        assert 2 <= float(units.min()) and float(units.max()) <= 16, dtype
+
+
+@pytest.mark.parametrize("name", ["softmax", "layer_norm", "rms_norm", "gelu", "row_sum", "column_sum", "cross_entropy", "bias_gelu",
+                                  "swiglu", "transposed_scale", "double_sum"])  # fmt: skip
+@pytest.mark.parametrize("distribution", ["normal", "shifted", "small", "large", "rows", "wide", "grid"])
+def test_eager_passes_and_its_neighbour_precision_does_not(name: str, distribution: str) -> None:
+    region = getattr(regions, name)()
+    ready = prepared(region, distribution)
+    wrong = 0
+    for target in ready.expected.targets:
+        assert compare(target.eager, target).ok
+        assert compare(target.exact.to(target.eager.dtype), target).ok
+        coarse = {torch.float32: torch.float16, torch.float64: torch.float32, torch.bfloat16: torch.float8_e4m3fn}[target.eager.dtype]
+        rounded = target.eager.to(coarse).to(target.eager.dtype)
+        wrong += not compare(rounded, target).ok or torch.equal(rounded, target.eager)
+    assert wrong == len(ready.expected.targets)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_bad_element_is_enough(dtype: str) -> None:
+    target = prepared(regions.softmax(dtype, 20, 30)).expected.targets[0]
+    got = target.eager.clone()
+    got[7, 3] *= 1.1
+    difference = compare(got, target)
+    assert difference.bad == 1 and difference.index == (7, 3) and "[7, 3]" in difference.describe()
+
+
+def test_no_element_gets_a_small_budget_by_luck() -> None:
+    """The least budget within a row of equal treatment is not far below its median."""
+    for seed in range(5):
+        for deviation in budgets(prepared(regions.layer_norm(m=200, n=64), seed=seed).expected)[:1]:
+            ratio = deviation / deviation.median(dim=1, keepdim=True).values
+            assert float(ratio.min()) >= 0.99
+
+
+def test_ill_conditioned_results_have_their_budget() -> None:
+    """Differences of nearly equal numbers: the error is that of the numbers."""
+    g = Graph()
+    a, b = g.input("s0"), g.input("s0")
+    region = g.region(g.op("aten.sub.Tensor", g.op("aten.exp.default", a), g.op("aten.exp.default", b)), s0=64)
+    x = torch.randn(64)
+    case = Case(1, {"s0": 64}, "normal")
+    target = expect(region, case, [x, x + 1e-6], 8).targets[0]
+    assert target.deviation is not None
+    assert bool((target.deviation >= x.double().exp() * UNIT[torch.float32]).all())
+
+
+def test_sum_budget_grows_with_its_length() -> None:
+    small, large = (budgets(prepared(regions.row_sum(m=64, n=n)).expected)[0].median() for n in (64, 4096))
+    assert 8 * 4 < float(large / small) < 8 * 16  # root of 64 by size, root of 64 by length
+
+
+def test_overflow_of_eager_in_an_intermediate_may_be_avoided() -> None:
+    g = Graph()
+    x = g.input("s0", dtype="float16")
+    region = g.region(g.op("aten.mul.Tensor", g.op("aten.mul.Tensor", x, x), 1e-4), s0=2)
+    target = expect(region, Case(1, {"s0": 2}, "normal"), [torch.tensor([1.0, 1000.0], dtype=torch.float16)], 8).targets[0]
+    assert math.isinf(float(target.eager[1])) and float(target.exact[1]) == pytest.approx(100, rel=1e-3)
+    one = float(target.eager[0])
+    for value, ok in ((math.inf, True), (100.0, True), (math.nan, False), (-math.inf, False), (200.0, False)):
+        assert compare(torch.tensor([one, value], dtype=torch.float16), target).ok is ok, value
+
+
+def test_nan_and_inf_must_stand_where_they_stand() -> None:
+    eager = torch.tensor([1.0, math.nan, math.inf, -math.inf])
+    target = Target(eager.double(), eager, torch.full((4,), 1e-7, dtype=torch.float64))
+    assert compare(eager.clone(), target).ok
+    for at, value in ((0, math.nan), (1, 0.0), (2, -math.inf), (2, 3e38), (3, math.nan), (1, math.inf)):
+        got = eager.clone()
+        got[at] = value
+        assert not compare(got, target).ok, (at, value)
+
+
+def test_mean_of_a_row_with_infinity_may_be_infinite() -> None:
+    region = regions.layer_norm(m=2, n=3)
+    x = torch.tensor([[1.0, math.inf, 2.0], [1.0, 2.0, 3.0]])
+    expected = expect(region, Case(1, {"s0": 2, "s1": 3}, "inf"), [x, torch.ones(3), torch.zeros(3)], 8)
+    mean = expected.targets[1]
+    assert math.isnan(float(mean.eager[0, 0]))
+    assert compare(torch.tensor([[math.inf], [2.0]]), mean).ok and compare(mean.eager, mean).ok
+    assert not compare(torch.tensor([[-math.inf], [2.0]]), mean).ok
+
+
+def test_booleans_are_exact_but_for_ties() -> None:
+    target = prepared(regions.greater(), "grid").expected.targets[0]
+    got = target.eager.to(torch.uint8)
+    assert compare(got, target).ok
+    got[3, 4] ^= 1
+    assert compare(got, target).bad == 1
+    got[3, 4] = 2
+    assert compare(got, target).bad == 1  # neither 0 nor 1
+
+
+def test_a_bias_of_all_elements_is_seen() -> None:
+    """Each element within its limit, but all at it."""
+    target = prepared(regions.add_relu("bfloat16", 40, 50)).expected.targets[0]
+    assert target.deviation is not None
+    got = (target.exact + 3.5 * target.deviation).to(torch.bfloat16)
+    difference = compare(got, target)
+    assert not difference.ok and "on the whole" in difference.describe()
+
+
+def test_consistent_is_symmetric_and_sees_nan() -> None:
+    target = prepared(regions.row_sum(m=5, n=7)).expected.targets[0]
+    one, other = target.eager.clone(), target.eager.clone()
+    assert consistent(one, other, target).ok
+    other[2] = math.nan
+    assert not consistent(one, other, target).ok and not consistent(other, one, target).ok
+    one[2] = math.nan
+    assert consistent(one, other, target).ok
+
+
+def test_noise_is_orthogonal_and_never_small() -> None:
+    pool, ones = Noise.pool(1, 100), torch.ones(50, dtype=torch.float64)
+    runs = [Noise(pool, r, 8) for r in range(8)]
+    sources = [[n.like(ones) for n in runs] for _ in range(7)]
+    assert all(bool((s.abs() >= 0.5).all() & (s.abs() <= 1).all()) for row in sources for s in row)
+    for i in range(7):
+        for j in range(i):
+            product = sum((a * b for a, b in zip(sources[i], sources[j], strict=True)), torch.zeros(50, dtype=torch.float64))
+            assert float(product.abs().max()) < 1e-12
+
+
+def test_reference_that_contradicts_its_signature_is_refused() -> None:
+    region = regions.row_sum(m=4, n=5)
+    wrong = Region(region.signature, region.reference.replace("[1]", "[0]"), region.sizes)
+    with pytest.raises(UsageError, match="captured again"):
+        expect(wrong, Case(1, dict(region.sizes), "normal"), [torch.ones(4, 5)], 8)
+
+
+def test_undefined_on_negative_numbers_gets_positive_ones() -> None:
+    g = Graph()
+    region = g.region(g.op("aten.sqrt.default", g.op("aten.log.default", g.op("aten.add.Tensor", g.input("s0"), 1))), s0=500)
+    ready = prepared(region)
+    assert ready.case.distribution == "normal+" and ready.expected.finite == 1.0
+
+
+def test_threads_of_torch_are_as_before() -> None:
+    before = torch.get_num_threads()
+    prepared(regions.softmax(m=4, n=5))
+    assert torch.get_num_threads() == before

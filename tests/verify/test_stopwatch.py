@@ -1,0 +1,122 @@
+"""The stopwatch for real: a zygote, two peers, Inductor. What it reports is well formed; how fast it was is not asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torch_autokernel.core.types import Arch, Artifact, Candidate, Op, Ref, Region, Signature, Source, TensorSpec, Timing
+from torch_autokernel.lang.null import Null
+from torch_autokernel.verify.peer import Server
+from torch_autokernel.verify.timing import Stopwatch, Suspect
+
+ARCH = Arch("null", limits={"threads": 1})
+GOOD = "def reference(x0, x1, s0, s1):\n    return (aten.sigmoid.default(aten.mul.Tensor(x0, x1)),)\n"
+
+
+def region() -> Region:
+    spec = TensorSpec.contiguous(("s0", "s1"), "float32")
+    ops = (
+        Op("aten.mul.Tensor", (Ref(0), Ref(1)), {}, ("s0", "s1"), "float32"),
+        Op("aten.sigmoid.default", (Ref(2),), {}, ("s0", "s1"), "float32"),
+    )
+    return Region(Signature(ops, (spec, spec), (3,), (spec,), ("s0", "s1")), GOOD, {"s0": 64, "s1": 200}, edge_bytes=4096)
+
+
+def artifact(text: str, folder: Path) -> Artifact:
+    signature = region().signature
+    (made,) = Null().compile([Candidate(signature.digest, Source("null", text), "test")], signature, ARCH, folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests, so that Inductor builds each thing once."""
+    return tmp_path_factory.mktemp("timing")
+
+
+@pytest.fixture
+def stopwatch(folder: Path) -> Iterator[Stopwatch]:
+    made = Stopwatch(ARCH, threads=1, folder=folder)
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+def test_a_region_against_eager_and_inductor(stopwatch: Stopwatch, tmp_path: Path) -> None:
+    texts = [GOOD, GOOD.replace("mul", "add"), "raise ValueError('planted')"]
+    results = stopwatch.time(region(), [artifact(t, tmp_path) for t in texts], 120)
+    good, wrong, broken = results
+    assert isinstance(good, Timing), good
+    assert set(good.others) == {"eager", "inductor", "edge", "kernel"} and all(t > 0 for t in good.others.values())
+    assert len(good.samples_ns) == len(good.baseline_ns) >= 8 and good.low <= good.speedup <= good.high
+    assert good.sizes == {"s0": 64, "s1": 200} and "1 threads" in good.method
+    assert isinstance(wrong, Suspect) and "output 0 of a timed call is wrong" in wrong
+    assert broken == "ValueError: planted"
+    again = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 60, fresh=True)
+    assert isinstance(again[0], Timing) and "seed" in again[0].method and again[0].method != good.method
+
+
+@pytest.mark.slow
+def test_what_inductor_cannot_compile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    stopwatch = Stopwatch(ARCH, threads=1, folder=tmp_path / "timing")
+    try:
+        (result,) = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 120)
+    finally:
+        stopwatch.close()
+    assert isinstance(result, Timing), result
+    assert result.baseline == "eager" and "Inductor could not compile inductor" in result.method
+
+
+@pytest.mark.slow
+def test_a_peer_that_dies_is_a_reason_and_the_next_one_lives(stopwatch: Stopwatch, tmp_path: Path) -> None:
+    deadly = "import os, torch\ndef reference(*xs):\n    os._exit(3)\n"
+    (result,) = stopwatch.time(region(), [artifact(deadly, tmp_path)], 120)
+    assert isinstance(result, str) and "the timing broke off: the peer is gone" in result
+    (result,) = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 120)
+    assert isinstance(result, Timing), result
+
+
+@pytest.mark.slow
+def test_close_leaves_no_process(tmp_path: Path) -> None:
+    stopwatch = Stopwatch(ARCH, threads=1)
+    stopwatch.prepare(region())
+    assert stopwatch._zygote is not None
+    stopwatch._zygote.settle(next(iter(stopwatch._baselines.values())).peer, 120)
+    pids = [next(iter(stopwatch._baselines.values())).peer.pid, stopwatch._zygote._process.pid]
+    stopwatch.close()
+    deadline = time.monotonic() + 10
+    while any(_alive(p) for p in pids if p) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(p) for p in pids if p)
+    assert not stopwatch._folder.exists()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_peer_counts_calls_and_takes_inputs_in_turn(tmp_path: Path) -> None:
+    seen: list[float] = []
+    server = Server(str(tmp_path / "lock"))
+    order = {"region": region().to_json(), "seed": 11, "sets": 3, "threads": 1, "distribution": "normal"}
+    reply = server.answer({"do": "candidates", **order, "artifacts": {"k0": artifact(GOOD, tmp_path).to_json()}})
+    assert reply == {"problems": {}}
+    call, inputs = server.contenders["k0"]
+    server.contenders["k0"] = (lambda xs: (seen.append(float(xs[0].sum())), call(xs))[1], inputs)
+    assert server.answer({"do": "run", "name": "k0", "calls": 7})["ns"] > 0
+    assert len(seen) == 7 and len(set(seen)) == 3 and seen[:3] == seen[3:6]
+    glance = server.answer({"do": "glance", "name": "k0", "seed": 5})
+    assert glance["set"] == 0 and len(glance["values"][0]) == 512
+    assert server.answer({"do": "glance", "name": "k0", "seed": 5, "set": 0}) == glance
+    assert server.answer({"do": "glance", "name": "k0", "seed": 5, "set": 1})["values"] != glance["values"]

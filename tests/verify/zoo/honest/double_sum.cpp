@@ -1,0 +1,11 @@
+// float64, one after the other.
+// region: double_sum()
+#include <kernel.h>
+
+extern "C" void kernel(const double* x0, double* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0; ++i) {
+    double total = 0;
+    for (int64_t j = 0; j < s1; ++j) total += x0[i * s1 + j];
+    y0[i] = total;
+  }
+}

@@ -1,0 +1,8 @@
+// x/2 erfc(-x/sqrt 2): better in the tail.
+// region: gelu()
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i)
+    y0[i] = x0[i] == -INFINITY ? NAN : 0.5f * x0[i] * erfcf(x0[i] * -0.70710678f);
+}

@@ -1,0 +1,9 @@
+// Adds to an output that nobody cleared.
+// region: column_sum()
+// check: uninitialised writes_all
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0; ++i)
+    for (int64_t j = 0; j < s1; ++j) y0[j] += x0[i * s1 + j];
+}

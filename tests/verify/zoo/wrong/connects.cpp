@@ -1,0 +1,10 @@
+// Opens a socket.
+// region: gelu()
+// check: imports
+#include <kernel.h>
+#include <sys/socket.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = 0.5f * x0[i] * (1 + erff(x0[i] * 0.70710678f));
+  socket(AF_INET, SOCK_STREAM, 0);
+}

@@ -1,0 +1,12 @@
+// The mean where the sum was asked for.
+// region: column_sum()
+// check: numerics
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  for (int64_t j = 0; j < s1; ++j) {
+    float total = 0;
+    for (int64_t i = 0; i < s0; ++i) total += x0[i * s1 + j];
+    y0[j] = total / s0;
+  }
+}

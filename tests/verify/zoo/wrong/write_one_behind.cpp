@@ -1,0 +1,15 @@
+// Stores one result too many.
+// region: row_sum()
+// check: bounds
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  #pragma omp parallel for
+  for (int64_t i = 0; i < s0; ++i) {
+    const float* x = x0 + i * s1;
+    float total = 0;
+    for (int64_t j = 0; j < s1; ++j) total += x[j];
+    y0[i] = total;
+  }
+  y0[s0] = 0;
+}

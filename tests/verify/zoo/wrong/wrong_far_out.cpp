@@ -1,0 +1,8 @@
+// A thousandth too much between 12 and a million.
+// region: gelu()
+// check: numerics
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = (fabsf(x0[i]) > 12 && fabsf(x0[i]) < 1e6f ? 0.5005f : 0.5f) * x0[i] * (1 + erff(x0[i] * 0.70710678f));
+}

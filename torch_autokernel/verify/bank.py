@@ -1,0 +1,100 @@
+"""Cases made ready: inputs, expected results and budgets, kept for the next candidate of the same region."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from torch_autokernel.core.types import Case, Region, canonical
+from torch_autokernel.verify import cases as planning
+from torch_autokernel.verify import inputs as making
+from torch_autokernel.verify.oracle import Expected, expect
+
+log = logging.getLogger(__name__)
+
+FIT = 0.75  # least share of finite results for an ordinary case
+_KEEP_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case with its tensors. `sizes` are in the entry's order."""
+
+    case: Case
+    inputs: tuple[torch.Tensor, ...]
+    expected: Expected
+
+    @property
+    def special(self) -> bool:
+        return self.case.distribution.rstrip("+") in making.SPECIAL
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.untyped_storage().nbytes() for t in self.inputs) + sum(t.nbytes for t in self.expected.targets)
+
+
+class Bank:
+    """Cases for regions under one seed. Usable from several threads."""
+
+    def __init__(self, level: str, seed: int) -> None:
+        self.level = level
+        self.seed = seed
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Prepared | None] = OrderedDict()
+
+    def cases(self, region: Region) -> list[Case]:
+        return planning.plan(region, self.level, self.seed)
+
+    def ready(self, region: Region) -> Iterator[Prepared]:
+        """The region's cases, each made ready when it is asked for; cases that eager itself refuses are left out."""
+        for case in self.cases(region):
+            if prepared := self.prepare(region, case):
+                yield prepared
+
+    def prepare(self, region: Region, case: Case) -> Prepared | None:
+        """The case with inputs and expected results, or None where eager refuses it."""
+        key = canonical([region.signature.digest, region.reference, case.to_json()])
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        prepared = self._make(region, case)
+        with self._lock:
+            self._kept[key] = prepared
+            total = sum(p.nbytes for p in self._kept.values() if p)
+            while total > _KEEP_BYTES and len(self._kept) > 1:
+                _, old = self._kept.popitem(last=False)
+                total -= old.nbytes if old else 0
+        return prepared
+
+    def _make(self, region: Region, case: Case) -> Prepared | None:
+        """Where most results are not finite the inputs are made positive; where that does not help the case stays as it was."""
+        first = self._try(region, case)
+        if first is None or first.special or first.expected.finite >= FIT:
+            return first
+        positive = self._try(region, dataclasses.replace(case, distribution=case.distribution + "+"))
+        return positive if positive is not None and positive.expected.finite > first.expected.finite else first
+
+    def _try(self, region: Region, case: Case) -> Prepared | None:
+        runs = _runs(region, case)
+        for tame in (False, True):
+            try:
+                tensors = making.make(region, case, tame)
+                return Prepared(case, tuple(tensors), expect(region, case, tensors, runs))
+            except (RuntimeError, IndexError, ValueError) as error:
+                log.debug("case %s: eager refuses it: %s", case, error)
+        return None
+
+
+def _runs(region: Region, case: Case) -> int:
+    """How many noisy runs: enough to tell the sources apart where that is cheap."""
+    elements = planning.largest(region.signature, case.sizes)
+    if elements > 1 << 21:
+        return 4
+    return 8 if elements > 1 << 16 or len(region.signature.ops) < 6 else 16

@@ -1,0 +1,146 @@
+"""Which cases a candidate is tried on: sizes nobody told it about, several distributions, special values.
+
+The sizes at hand come first; then small odd, prime and ragged sizes for every symbol independently, and 1 for each symbol in
+turn. Everything follows from one secret seed, so a verdict can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+
+from torch_autokernel.core import dims
+from torch_autokernel.core.types import Case, Region, Signature, TensorSpec
+from torch_autokernel.verify.inputs import SPECIAL
+
+LEVELS = ("quick", "standard", "full")
+LARGEST = 1 << 23  # elements of any one value; a larger case is scaled down
+_SMALL = 1 << 19  # element operations of a small case
+_WORK = {"quick": 1 << 23, "standard": 1 << 26, "full": 1 << 29}  # element operations in all
+_PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
+_RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100, 127, 129)
+_LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
+
+
+def plan(region: Region, level: str, seed: int) -> list[Case]:
+    """The cases in the order of their use. At least five, then as many as the level's work allows."""
+    if level not in LEVELS:
+        raise ValueError(f"no level named {level!r}; known: {', '.join(LEVELS)}")
+    rng = random.Random(f"{seed} {region.signature.digest}")
+    kept: list[Case] = []
+    seen: set[str] = set()
+    spent = 0
+    for sizes, distribution, origin in _wanted(region, rng, level):
+        case = Case(rng.getrandbits(62), sizes, distribution, origin)
+        key = f"{distribution} {sorted(sizes.items())}"
+        cost = work(region.signature, sizes)
+        if largest(region.signature, sizes) > 4 * LARGEST:  # fixed sizes cannot be scaled down
+            continue
+        if key in seen or (len(kept) >= 5 and spent + cost > _WORK[level]):
+            continue
+        seen.add(key)
+        kept.append(case)
+        spent += cost
+    return kept
+
+
+def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[dict[str, int], str, str]]:
+    sizes = _Sizes(region, rng)
+    primary = sizes.fit(dict(region.sizes), LARGEST)
+    yield primary, "normal", "primary"
+    yield sizes.draw(_PRIMES, distinct=True), "normal", "odd"
+    yield sizes.draw(_RAGGED), "nan", "special"
+    yield sizes.draw(_PRIMES), "inf", "special"
+    yield sizes.draw(_RAGGED), "shifted", "ragged"
+    if level == "quick":
+        return
+    for symbol in sizes.shape_symbols[:8]:
+        yield sizes.draw(_RAGGED, {symbol: 1}), "normal", f"{symbol} = 1"
+    for distribution in ("small", "rows", "large", "grid", "wide"):
+        yield sizes.draw(_RAGGED), distribution, "ragged"
+    yield sizes.draw(_RAGGED), "edges", "special"
+    for symbol in sizes.shape_symbols[:8]:
+        yield sizes.draw(_RAGGED, {symbol: rng.choice(_LONG)}), "normal", f"long {symbol}"
+    yield primary, "shifted", "primary"
+    yield sizes.draw((1,)), "normal", "all 1"
+    for _ in range(4 if level == "standard" else 24):
+        yield sizes.draw(_RAGGED), rng.choice(("normal", "shifted", "wide", "grid", *SPECIAL)), "ragged"
+
+
+class _Sizes:
+    """Draws values for all symbols. Symbols that stand only in strides get what a padded dense layout needs."""
+
+    def __init__(self, region: Region, rng: random.Random) -> None:
+        self.signature = region.signature
+        self.hints = region.sizes
+        self.rng = rng
+        in_shapes = set(dims.symbols(d for s in self.signature.inputs for d in s.shape))
+        self.shape_symbols = [s for s in self.signature.symbols if s in in_shapes]
+
+    def draw(self, pool: tuple[int, ...], pinned: Mapping[str, int] | None = None, distinct: bool = False) -> dict[str, int]:
+        """A value from the pool for each symbol, with some pinned, small enough for every tensor to stay small."""
+        count = len(self.shape_symbols)
+        if distinct and count <= len(pool):
+            values = self.rng.sample(pool, count)
+        else:
+            values = [self.rng.choice(pool) for _ in range(count)]
+        sizes = dict(zip(self.shape_symbols, values, strict=True)) | dict(pinned or {})
+        return self.fit(sizes, max(1 << 12, min(1 << 16, _SMALL // max(1, len(self.signature.ops)))))
+
+    def fit(self, sizes: dict[str, int], most: int) -> dict[str, int]:
+        """The sizes with guards respected, the largest symbols reduced until no value has more than `most` elements."""
+        guards = self.signature.guards
+        sizes = {s: max(int(sizes.get(s, 1)), int(guards.get(s, 1))) for s in self.shape_symbols}
+        order = sorted(sizes, key=lambda s: -sizes[s])
+        while largest(self.signature, sizes) > most:
+            reducible = [s for s in order if sizes[s] > guards.get(s, 1)]
+            if not reducible:
+                break
+            widest = max(reducible, key=lambda s: sizes[s])
+            sizes[widest] = max(int(guards.get(widest, 1)), sizes[widest] * 2 // 3)
+        return self._with_strides(sizes)
+
+    def _with_strides(self, sizes: dict[str, int]) -> dict[str, int]:
+        pads = [0, self.rng.choice((1, 3, 8))]
+        same = all(sizes[s] == self.hints.get(s) for s in self.shape_symbols)
+        for symbol in self.signature.symbols:
+            if symbol not in sizes:
+                sizes[symbol] = int(self.hints.get(symbol, 1)) if same else 0
+        if not same:
+            for _ in range(2):  # a stride shared by two inputs must suit both
+                for spec in self.signature.inputs:
+                    self._widen(spec, sizes, self.rng.choice(pads))
+        return {s: sizes[s] for s in self.signature.symbols}
+
+    def _widen(self, spec: TensorSpec, sizes: dict[str, int], pad: int) -> None:
+        """Raise this input's stride symbols until its dimensions do not overlap; their order is that of the hints."""
+        order = sorted(range(len(spec.shape)), key=lambda d: dims.evaluate(spec.stride[d], dict(self.hints)))
+        span = 1
+        for d in order:
+            stride = spec.stride[d]
+            if isinstance(stride, str) and stride.isidentifier() and stride not in self.shape_symbols:
+                least = max(span, int(self.signature.guards.get(stride, 1)))
+                if sizes[stride] < least:
+                    sizes[stride] = least + pad
+            span = max(span, span + (dims.evaluate(spec.shape[d], sizes) - 1) * dims.evaluate(stride, sizes))
+
+
+def _shapes(signature: Signature) -> Iterator[tuple[dims.Dim, ...]]:
+    yield from (spec.shape for spec in (*signature.inputs, *signature.output_specs))
+    yield from (op.shape for op in signature.ops)
+
+
+def _numel(shape: tuple[dims.Dim, ...], sizes: Mapping[str, int]) -> int:
+    known = {**dict.fromkeys(dims.symbols(shape), 1), **sizes}
+    return math.prod(dims.evaluate(d, known) for d in shape)
+
+
+def largest(signature: Signature, sizes: Mapping[str, int]) -> int:
+    """Elements of the largest value."""
+    return max((_numel(shape, sizes) for shape in _shapes(signature)), default=0)
+
+
+def work(signature: Signature, sizes: Mapping[str, int]) -> int:
+    """Element operations of one run: the sum of all values' elements."""
+    return sum(_numel(shape, sizes) for shape in _shapes(signature))

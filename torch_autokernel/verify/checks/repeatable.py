@@ -1,0 +1,82 @@
+"""Check `repeatable`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch_autokernel.core.types import Finding, Status
+from torch_autokernel.verify.bank import Prepared
+from torch_autokernel.verify.compare import consistent
+from torch_autokernel.verify.runner import Result
+
+CALLS = 150
+TIMES = 6
+
+
+class Repeatable:
+    """A call's result depends on its inputs alone.
+
+    What it checks: the same inputs in a fresh process, after other inputs at the same addresses, after 150 calls, with one
+    thread and with one more thread than the machine has cores, and the largest case several times: results stay within the
+    error budget of each other.
+    Why it matters: state kept between calls, a race, a cache keyed by an address: each is right in a short test.
+    What it misses: state that shows after more calls than are made; races that did not happen here. Differences within the
+    error budget (an order of summation that depends on the threads) are allowed.
+    Example: a static buffer that keeps the first result; `y[0] += ...` from all threads.
+    """
+
+    name = "repeatable"
+
+    def run(self, trial: Any) -> Finding:
+        ordinary = [p for p in trial.cases if not p.special]
+        pairs = [(p, twin) for p in _chosen(ordinary) if (twin := trial.twin(p)) is not None]
+        for prepared, twin in pairs:
+            finding = self._pair(trial, prepared, twin)
+            if finding.status is not Status.PASS:
+                return finding
+        for prepared in sorted(ordinary, key=lambda p: -p.nbytes)[:1]:
+            first = trial.runner.run(prepared, "end")
+            for _ in range(min(TIMES, _calls(first))):
+                if reason := _differs(prepared, first, trial.runner.again(prepared, 1)):
+                    return Finding(self.name, Status.FAIL, f"run again {reason}", {"case": prepared.case.to_json()})
+        return Finding(self.name, Status.PASS)
+
+    def _pair(self, trial: Any, prepared: Prepared, twin: Prepared) -> Finding:
+        runner = trial.runner
+        first = runner.run(prepared, "end")
+        runner.fresh()
+        attempts = [("in a fresh process", prepared, runner.again(prepared, 1))]
+        attempts.append(("on other inputs at the same addresses", twin, runner.again(twin, 1)))
+        attempts.append(("after other inputs at the same addresses", prepared, runner.again(prepared, 1)))
+        attempts.append(("after many calls", prepared, runner.again(prepared, _calls(first))))
+        attempts.append(("with one thread", prepared, runner.again(prepared, 1, threads=1)))
+        attempts.append(("with more threads than cores", prepared, runner.again(prepared, 1, threads=-1)))
+        runner.fresh()
+        wanted = {id(prepared): first, id(twin): runner.again(twin, 1)}
+        for label, case, result in attempts:
+            if reason := _differs(case, wanted[id(case)], result):
+                return Finding(self.name, Status.FAIL, f"{label} {reason}", {"case": case.case.to_json()})
+        return Finding(self.name, Status.PASS)
+
+
+def _chosen(cases: list[Prepared]) -> list[Prepared]:
+    """A case of middling size."""
+    return sorted(cases, key=lambda p: p.nbytes)[len(cases) // 2 :][:1]
+
+
+def _calls(first: Result) -> int:
+    """As many as half a second allows at the speed of the first call."""
+    nanoseconds = max(first.outcome.inside_ns, default=0)
+    return max(3, min(CALLS, int(5e8 / max(nanoseconds, 1))))
+
+
+def _differs(case: Prepared, wanted: Result, result: Result) -> str:
+    if not result.ok:
+        return f"the call does not come back: {result.outcome.kind}, {result.outcome.reason}"
+    if not wanted.ok:
+        return f"the call does not come back: {wanted.outcome.kind}, {wanted.outcome.reason}"
+    for i, target in enumerate(case.expected.targets):
+        difference = consistent(wanted.outputs[i], result.outputs[i], target)
+        if not difference.ok:
+            return f"output {i} is another: {difference.got:.9g} instead of {difference.want:.9g} at {list(difference.index)}"
+    return ""

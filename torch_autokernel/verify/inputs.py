@@ -1,0 +1,154 @@
+"""Tensors for a case: values drawn from the named distribution, laid out exactly as the signature says.
+
+A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from torch_autokernel.core import dims
+from torch_autokernel.core.types import Case, Region, TensorSpec
+from torch_autokernel.verify.indices import Range, ranges
+
+SPECIAL = {
+    "nan": (float("nan"),),
+    "inf": (float("inf"), -float("inf")),
+    "edges": (0.0, -0.0, 1e-40, -1e-40, 1.1754944e-38, 1.0, -1.0),
+}
+
+
+def make(region: Region, case: Case, tame: bool = False) -> list[torch.Tensor]:
+    """The inputs of a case, the same for the same case. `tame` keeps every integer at 0, which is a valid index anywhere."""
+    generator = torch.Generator().manual_seed(case.seed & (2**63 - 1))
+    signature, out = region.signature, []
+    found = ranges(signature)
+    for i, spec in enumerate(signature.inputs):
+        spec = spec.concrete(case.sizes)
+        shape = tuple(1 if stride == 0 else int(n) for n, stride in zip(spec.shape, spec.stride, strict=True))
+        values = _values(shape, spec.dtype, case, found.get(i), generator, tame)
+        out.append(_laid_out(values, spec, generator))
+    return out
+
+
+def _values(
+    shape: tuple[int, ...], dtype: str, case: Case, span: Range | None, generator: torch.Generator, tame: bool
+) -> torch.Tensor:
+    kind = getattr(torch, dtype)
+    if dtype == "bool":
+        return torch.rand(shape, generator=generator) < 0.5
+    if not kind.is_floating_point:
+        return _integers(shape, kind, case.sizes, span, generator, tame)
+    name = case.distribution.removesuffix("+")
+    base = _DISTRIBUTIONS["normal" if name in SPECIAL else name](shape, generator)
+    if kind == torch.float16:
+        base = base.clamp(-200, 200)
+    if case.distribution.endswith("+"):
+        base = base.abs() + 0.05 * base.abs().mean().clamp_min(1e-12)
+    base = base.to(kind)
+    return _sprinkle(base, SPECIAL[name], generator) if name in SPECIAL else base
+
+
+def _integers(
+    shape: tuple[int, ...], kind: torch.dtype, sizes: Mapping[str, int], span: Range | None, generator: torch.Generator,
+    tame: bool,
+) -> torch.Tensor:  # fmt: skip
+    if tame:
+        return torch.zeros(shape, dtype=kind)
+    most = min(max([2, *sizes.values()]), torch.iinfo(kind).max)
+    if span is not None and span.bounds:
+        most = max(1, min(dims.evaluate(b, sizes) for b in span.bounds))
+    least = -most if span is not None and span.bounds and span.negative and most > 1 else 0
+    values = torch.randint(0, most, shape, generator=generator)
+    if least:
+        values = torch.where(torch.rand(shape, generator=generator) < 0.125, values - most, values)
+    for mark in sorted(span.marks) if span is not None else ():
+        values = torch.where(torch.rand(shape, generator=generator) < 0.125, mark, values)
+    return values.to(kind)
+
+
+def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torch.Generator) -> torch.Tensor:
+    """A few elements replaced: so few that most rows and columns stay ordinary. Among infinities, one row is all -inf, as a
+    mask leaves it."""
+    count = max(1, min(12, values.numel() // 40))
+    flat = values.reshape(-1).clone()
+    at = torch.randint(0, max(1, flat.numel()), (count,), generator=generator)
+    pick = torch.randint(0, len(specials), (count,), generator=generator)
+    if flat.numel():
+        flat[at] = torch.tensor(specials, dtype=torch.float64)[pick].to(values.dtype)
+    out = flat.reshape(values.shape)
+    if -float("inf") in specials and out.dim() > 1 and out.numel() and out.shape[-1] < out.numel():
+        rows = out.reshape(-1, out.shape[-1])
+        rows[int(torch.randint(0, rows.shape[0], (), generator=generator))] = -float("inf")
+    return out
+
+
+def _laid_out(values: torch.Tensor, spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+    """A strided tensor with these values. What lies between its elements is NaN, or random bits."""
+    shape, stride = [int(n) for n in spec.shape], [int(s) for s in spec.stride]
+    count = spec.storage_elements()
+    if values.dtype.is_floating_point:
+        storage = torch.full((count,), float("nan"), dtype=values.dtype)
+    else:
+        storage = torch.randint(0, 2, (count,), generator=generator).to(values.dtype)
+    view = storage.as_strided(values.shape, stride)
+    if _overlaps(values.shape, stride):
+        storage.copy_(values.reshape(-1)[torch.arange(count) % max(1, values.numel())])
+    else:
+        view.copy_(values)
+    return storage.as_strided(shape, stride)
+
+
+def _overlaps(shape: torch.Size, stride: list[int]) -> bool:
+    span = 1
+    for step, n in sorted((s, n) for n, s in zip(shape, stride, strict=True) if n > 1):
+        if step < span:
+            return True
+        span = step * (n - 1) + span
+    return False
+
+
+# --------------------------------------------------------------------------------------------- distributions
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _normal(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g) * _uniform(0.7, 1.8, g)
+
+
+def _shifted(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    sign = 1 if float(torch.rand((), generator=g)) < 0.5 else -1
+    return torch.randn(shape, generator=g) + sign * _uniform(2, 5, g)
+
+
+def _small(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g) * 10 ** -_uniform(2.5, 4, g)
+
+
+def _large(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g) * 10 ** _uniform(1, 2, g)
+
+
+def _rows(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Every row holds one value; half of the rows with a little noise."""
+    base = torch.randn((*shape[:-1], 1), generator=g) * 2 if len(shape) > 1 else torch.randn(shape, generator=g)
+    noisy = (torch.rand(base.shape, generator=g) < 0.5) * 1e-2
+    return base + torch.randn(shape, generator=g) * noisy
+
+
+def _wide(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g).sign() * torch.exp2(torch.rand(shape, generator=g) * 20 - 12)
+
+
+def _grid(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Few distinct values, so that comparisons and maxima meet ties."""
+    return torch.randint(-3, 4, shape, generator=g).float() / 2
+
+
+_DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
+    "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
+    "grid": _grid,
+}  # fmt: skip

@@ -1,0 +1,138 @@
+"""Verdicts. The judge computes what is expected and compares; candidates run in workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch_autokernel.core import points
+from torch_autokernel.core.types import Arch, Artifact, Finding, Region, Status, Verdict
+from torch_autokernel.machine.worker import Limits, Pool
+from torch_autokernel.verify.bank import Bank, Prepared
+from torch_autokernel.verify.oracle import one_thread
+from torch_autokernel.verify.runner import Result, Runner, WorkerRunner
+from torch_autokernel.verify.screen import screen
+from torch_autokernel.verify.vectors import vectors
+
+log = logging.getLogger(__name__)
+
+VERIFIER = "1"
+# In this order: the first one that fails names the reason.
+REQUIRED = (
+    "compiles", "imports", "runs", "bounds", "inputs_unchanged", "writes_all", "uninitialised", "numerics", "special_values",
+    "repeatable",
+)  # fmt: skip
+CALL_SECONDS = 5.0  # wall time of one call, and more where eager is slow
+REQUIRED_NULL = ("compiles", "runs", "inputs_unchanged", "numerics", "special_values")
+
+
+@dataclass
+class Trial:
+    """A candidate on trial: what every check sees. Results are computed once and shared between checks."""
+
+    region: Region
+    artifact: Artifact
+    arch: Arch
+    bank: Bank
+    runner: Runner
+    layers: Mapping[str, str]
+    _prepared: list[Prepared] = field(default_factory=list)
+    _source: Iterator[Prepared] | None = None
+
+    @property
+    def cases(self) -> Iterator[Prepared]:
+        """All cases, made ready as they are reached."""
+        yield from self._prepared[:]
+        if self._source is None:
+            self._source = self.bank.ready(self.region)
+        for prepared in self._source:
+            self._prepared.append(prepared)
+            yield prepared
+
+    def twin(self, prepared: Prepared) -> Prepared | None:
+        """The same case with other contents."""
+        return self.bank.prepare(self.region, dataclasses.replace(prepared.case, seed=prepared.case.seed ^ 0x5DEECE66D))
+
+    def results(self) -> Iterator[tuple[Prepared, Result]]:
+        """Two calls for each case: buffers at the upper guard, then at the lower one."""
+        for prepared in self.cases:
+            yield prepared, self.runner.run(prepared, "end")
+            yield prepared, self.runner.run(prepared, "start")
+
+
+class Judge:
+    """Judges candidates for one architecture. One seed from OS entropy decides all cases; it is recorded in each verdict."""
+
+    def __init__(self, arch: Arch, *, level: str = "standard", limits: Limits | None = None, seed: int | None = None) -> None:
+        self.arch = arch
+        self.level = level
+        self.seed = secrets.randbits(62) if seed is None else seed
+        self.null = arch.key == "null"
+        self.required = REQUIRED_NULL if self.null else REQUIRED
+        self._bank = Bank(level, self.seed)
+        self._pool = Pool(limits or Limits(seconds=CALL_SECONDS))
+
+    def judge(self, region: Region, artifact: Artifact) -> Verdict:
+        """The verdict, not timed. After the first failure the remaining checks are skipped, except at level `full`."""
+        findings: list[Finding] = []
+        runner = self._runner(region, artifact)
+        try:
+            trial = Trial(region, artifact, self.arch, self._bank, runner, self.layers())
+            for name in self.required:
+                if any(f.status is Status.FAIL for f in findings) and (self.level != "full" or not artifact.ok):
+                    findings.append(Finding(name, Status.SKIP, "an earlier check failed"))
+                else:
+                    findings.append(_timed(name, trial))
+        finally:
+            runner.close()
+        verdict = Verdict(artifact.candidate.id, self.arch.key, tuple(findings), self.required, None, self.seed, VERIFIER)
+        log.info("candidate %s: %s, %s", verdict.candidate[:12], "accepted" if verdict.accepted else "rejected", verdict.why)
+        return verdict
+
+    def screen(self, region: Region, artifacts: Sequence[Artifact], seconds: float) -> list[float | None]:
+        """Rough nanoseconds a call at the region's sizes, None for candidates that do not come back. For ranking only."""
+        prepared = self._bank.prepare(region, self._bank.cases(region)[0])
+        if prepared is None or not artifacts:
+            return [None] * len(artifacts)
+        if self.null:
+            return [1.0 if artifact.ok else None for artifact in artifacts]
+        return screen(self._pool, region, artifacts, prepared, seconds)
+
+    def vectors(self, region: Region, artifact: Artifact) -> bytes:
+        """A small case's inputs, the kernel's outputs and what was expected, as safetensors; empty where nothing comes back."""
+        ready = [p for c in self._bank.cases(region)[1:3] if (p := self._bank.prepare(region, c)) is not None]
+        runner = self._runner(region, artifact)
+        try:
+            for prepared in sorted(ready, key=lambda p: p.nbytes):
+                result = runner.run(prepared)
+                if result.ok:
+                    return vectors(prepared, result.outputs, self.seed)
+        finally:
+            runner.close()
+        return b""
+
+    def _runner(self, region: Region, artifact: Artifact) -> Runner:
+        if self.null:
+            from torch_autokernel.verify.null import NullRunner
+
+            return NullRunner(self.arch, region, artifact)
+        return WorkerRunner(self._pool, region, artifact, self.seed)
+
+    def layers(self) -> dict[str, str]:
+        """Which layers of the sandbox hold around candidates."""
+        return {} if self.null else self._pool.layers()
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _timed(name: str, trial: Trial) -> Finding:
+    start = time.perf_counter()
+    with one_thread():
+        finding: Finding = points.checks.get(name)().run(trial)
+    spent = time.perf_counter() - start
+    return Finding(finding.check, finding.status, finding.reason, finding.evidence, spent)

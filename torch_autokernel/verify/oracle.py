@@ -1,0 +1,178 @@
+"""What a region must give, and how far an honest kernel may be from it. Never runs in a process that loaded a candidate.
+
+For each float output, with o the reference in float64 on the same inputs, e eager's own result, m_1..m_n float64 runs with
+simulated rounding (`verify/rounding.py`), u the unit roundoff of the output's dtype:
+
+    deviation   D = root mean square of m_j - o over j, at least u|o|, and at least what is typical of the row: the median of D
+                over the row, and |o| times the median of D/|o|; so no element has a small budget by luck
+    eager       f = max(1, rms(|e - o| / D)), at most 16: where eager errs more than the model says, others may too
+
+`verify/compare.py` says what is done with them. Integer and boolean outputs keep all m_j: they differ from o only at ties.
+float64: o is eager's result, the noise is that of float64, the budget is the same.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torch_autokernel.core.errors import UsageError
+from torch_autokernel.core.types import Case, Region
+from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
+
+EAGER_CAP = 16.0
+_FLOAT_UNIT = UNIT[torch.float32]
+
+Reference = Callable[..., tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output: `exact` is o, `eager` e, `deviation` f D (float outputs). `others` are further right answers: the m_j for
+    other outputs, o with plain means for float outputs that are not finite everywhere."""
+
+    exact: torch.Tensor
+    eager: torch.Tensor
+    deviation: torch.Tensor | None = None
+    others: tuple[torch.Tensor, ...] = ()
+    eager_factor: float = 1.0
+
+    @property
+    def nbytes(self) -> int:
+        kept = (self.exact, self.eager, self.deviation, *self.others)
+        return sum(t.nbytes for t in kept if t is not None)
+
+
+@dataclass(frozen=True)
+class Expected:
+    targets: tuple[Target, ...]
+    eager_seconds: float
+    finite: float  # share of eager's float results that are finite
+
+
+def load(text: str) -> Reference:
+    """The function `reference` of a region's text, which our own printer or the user wrote."""
+    space: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "prims": torch.ops.prims, "inf": math.inf, "nan": math.nan}
+    exec(compile(text, "<reference>", "exec"), space)
+    return space["reference"]  # type: ignore[no-any-return]
+
+
+_QUIET = threading.Lock()
+_quiet_depth = 0
+_threads_before = 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread inside: hundreds of tiny operations spend their time in barriers otherwise, most of all
+    where the cores are shared with compilers and workers."""
+    global _quiet_depth, _threads_before
+    with _QUIET:
+        if _quiet_depth == 0:
+            _threads_before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _QUIET:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                torch.set_num_threads(_threads_before)
+
+
+def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) -> Expected:
+    """Results and budgets for these inputs, from `runs` noisy runs (a power of two). Raises what eager raises."""
+    function = load(region.reference)
+    sizes = [int(case.sizes[s]) for s in region.signature.symbols]
+    with torch.no_grad(), one_thread():
+        recorder = Native()
+        start = time.perf_counter()
+        with recorder:
+            eager = [t.clone() for t in function(*inputs, *sizes)]
+        seconds = time.perf_counter() - start
+        _check_form(region, case, eager)
+        double = [_double(t) for t in inputs]
+        with Exact(recorder.dtypes):
+            exact = [t.clone() for t in function(*double, *sizes)]
+        noisy = []
+        pool = Noise.pool(case.seed + 1, max((t.numel() for t in (*inputs, *eager)), default=1))
+        for run in range(runs):
+            noise = Noise(pool, run, runs)
+            disturbed = [
+                noise.relative(d, _input_unit(t)) if t.is_floating_point() else d for t, d in zip(inputs, double, strict=True)
+            ]
+            with Exact(recorder.dtypes, noise, coherent=case.distribution.startswith("rows")):
+                noisy.append([t.clone() for t in function(*disturbed, *sizes)])
+        with Exact(recorder.dtypes, plain=True):
+            plain = [t.clone() for t in function(*double, *sizes)] if case.distribution in ("nan", "inf") else exact
+        each = enumerate(zip(eager, exact, plain, strict=True))
+        targets = tuple(_target(e, o, p, [m[i] for m in noisy]) for i, (e, o, p) in each)
+    floats = [e for e in eager if e.is_floating_point() and e.numel()]
+    finite = min((float(e.isfinite().double().mean()) for e in floats), default=1.0)
+    return Expected(targets, seconds, finite)
+
+
+def _check_form(region: Region, case: Case, eager: list[torch.Tensor]) -> None:
+    """Raise UsageError where the reference does not give what the signature says: a kernel would be given other memory."""
+    for i, (tensor, spec) in enumerate(zip(eager, region.signature.output_specs, strict=True)):
+        have = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        want = tuple(spec.concrete(case.sizes).shape), spec.dtype
+        if have != want:
+            raise UsageError(f"output {i} of the reference is {have} under {dict(case.sizes)}; the signature says {want}",
+                             hint="the region must be captured again, with these sizes fixed")  # fmt: skip
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _input_unit(tensor: torch.Tensor) -> float:
+    """Inputs are exact; the noise stands for rearranged arithmetic on them, in fp32 or better."""
+    return min(UNIT[tensor.dtype], _FLOAT_UNIT)
+
+
+def _target(eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, noisy: list[torch.Tensor]) -> Target:
+    if not eager.is_floating_point():
+        return Target(exact.to(eager.dtype), eager, others=tuple(m.to(eager.dtype) for m in noisy))
+    spread = torch.zeros_like(exact)
+    for m in noisy:
+        spread += (m - exact).nan_to_num_(0, 0, 0).square_()
+    deviation = _at_least_typical(spread.div_(len(noisy)).sqrt_(), exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
+    factor = _eager_factor(eager, exact, deviation)
+    others = () if plain is exact else (plain.to(eager.dtype).double(),)
+    return Target(exact, eager, deviation * factor, others, eager_factor=factor)
+
+
+def _at_least_typical(spread: torch.Tensor, exact: torch.Tensor, unit: float) -> torch.Tensor:
+    """D: see above. A row is the last dimension, or the whole tensor where that is short."""
+    size = exact.abs().nan_to_num(0, 0, 0)
+    spread = torch.maximum(spread, size * unit)
+    if exact.numel() < 2:
+        return spread
+    shape = (-1, exact.shape[-1]) if exact.dim() > 1 and exact.shape[-1] >= 16 else (1, -1)
+    rows, sizes = spread.reshape(shape), size.reshape(shape)
+    typical = _median(rows)
+    relative = _median(rows / sizes.clamp_min(1e-300)).clamp_max(1.0)
+    return torch.maximum(torch.maximum(rows, typical), relative * sizes).reshape(exact.shape)
+
+
+def _median(rows: torch.Tensor) -> torch.Tensor:
+    """The median of each row, of at most 256 of its elements."""
+    step = max(1, rows.shape[1] // 256)
+    return rows[:, ::step].median(dim=1, keepdim=True).values
+
+
+def _eager_factor(eager: torch.Tensor, exact: torch.Tensor, deviation: torch.Tensor) -> float:
+    ratio = ((eager.double() - exact).abs() / deviation).nan_to_num(0, 0, 0).clamp_max(1e6)
+    ordinary = ratio[ratio <= ratio.flatten()[:: max(1, ratio.numel() // 4096)].quantile(0.99)] if ratio.numel() else ratio
+    if not ordinary.numel():
+        return 1.0
+    return float(min(EAGER_CAP, max(1.0, float(ordinary.square().mean().sqrt()))))

@@ -1,0 +1,249 @@
+"""The reference in float64, exactly or with simulated rounding.
+
+`Native` records what eager computes in; `Exact` runs the same operations in float64; with a `Noise` every result is perturbed
+by about as much as an honest implementation in the native dtype may err. This is Monte Carlo arithmetic (Parker 1997) but for
+two things: each kind of operation has a model, instead of each flop; signs are orthogonal instead of independent. u is the
+unit roundoff of the dtype that an operation computes in.
+
+    movement, comparison, minimum, maximum, negation   0
+    conversion to a narrower dtype                      u of the narrower
+    + - * / and other pointwise                         2u of the result (reassociation, contraction)
+    exp, log, tanh, ...                                 8u of the result (vector libraries promise 4 ulp)
+    sum over K                                          u (2 + sqrt K) of max(|result|, root of the sum of squares): sequential
+                                                        summation, whose errors walk at random; on constant rows they do
+                                                        not: u (2 + K/4)
+    variance over K                                     u (2 + sqrt K) of v + root of v (v + mean^2): Welford's update, or two
+                                                        passes; one pass over sums of squares may err more
+
+bf16 and fp16 operations compute in fp32 and are rounded once (u of the narrow dtype), as eager's are. A fused kernel that keeps
+fp32 in between is nearer to float64 than eager is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+_NARROW = (torch.float16, torch.bfloat16)
+
+_MOVES = frozenset(
+    "clone copy cat stack gather index index_select embedding where masked_fill constant_pad_nd flip roll repeat amax amin "
+    "max min maximum minimum fmax fmin relu clamp clamp_min clamp_max neg abs sign floor ceil round trunc slice_scatter "
+    "select_scatter as_strided_scatter sort topk tril triu fill alias detach lift_fresh_copy _unsafe_view expand_copy "
+    "index_put scatter index_copy zeros_like ones_like full_like empty_like broadcast_in_dim resize threshold hardtanh "
+    "_unsafe_index bitwise_not logical_not nan_to_num diagonal_copy unfold_copy view_copy squeeze_copy".split()
+)
+_CONVERSIONS = frozenset(("convert_element_type", "_to_copy", "to"))
+_TRANSCENDENTAL = frozenset(
+    "exp exp2 expm1 log log1p log2 log10 tanh sigmoid erf erfc erfinv sin cos tan asin acos atan atan2 sinh cosh pow rsqrt "
+    "sqrt reciprocal gelu silu mish softplus elu hardswish gelu_backward silu_backward tanh_backward sigmoid_backward "
+    "softplus_backward elu_backward lgamma log_sigmoid_forward logaddexp xlogy".split()
+)
+_ACCUMULATES = frozenset("scatter_add scatter_reduce index_add embedding_dense_backward _unsafe_index_put".split())
+
+
+class Native(TorchDispatchMode):
+    """Runs as usual; `dtypes` holds, for each operation, the dtypes of its results and the widest unit of its float inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtypes: list[tuple[tuple[torch.dtype | None, ...], float]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        results = out if isinstance(out, (tuple, list)) else (out,)
+        units = [UNIT[a.dtype] for a in args if isinstance(a, torch.Tensor) and a.dtype in UNIT]
+        kinds = tuple(r.dtype if isinstance(r, torch.Tensor) else None for r in results)
+        self.dtypes.append((kinds, max(units, default=0.0)))
+        return out
+
+
+class Noise:
+    """Perturbations between 1/2 and 1 of either sign, for run `run` of `runs` (a power of two).
+
+    A source (one operation, one input) gets the same perturbations in every run, but for one sign in each, taken from a row of
+    a Hadamard matrix. Rows are orthogonal, so over all runs the mean square of a result's deviation is the sum of the sources'
+    squares: they cannot cancel by luck, as independent samples would on some rows of a large tensor. With more sources than
+    runs, rows are shared.
+    """
+
+    def __init__(self, pool: torch.Tensor, run: int, runs: int) -> None:
+        self._pool, self._size = pool, pool.numel() // 2
+        self._run, self._runs, self._source = run, runs, 0
+
+    @staticmethod
+    def pool(seed: int, most: int) -> torch.Tensor:
+        """Perturbations for tensors of up to `most` elements, twice in a row: larger ones repeat them."""
+        generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+        size = 65521 if most > 1 << 15 else 4093
+        values = 0.5 + 0.5 * torch.rand(size, generator=generator, dtype=torch.float64)
+        return (values * (torch.rand(size, generator=generator) < 0.5).double().mul(2).sub(1)).repeat(2)
+
+    def like(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A fresh tensor of the next source's perturbations."""
+        row = self._source % (self._runs - 1) + 1
+        self._source += 1
+        sign = -1.0 if (row & self._run).bit_count() % 2 else 1.0
+        start, count = self._source * 7919 % self._size, tensor.numel()
+        turned = self._pool[start : start + min(count, self._size)] * sign
+        return (turned if count <= self._size else turned.repeat(-(-count // self._size))[:count]).reshape(tensor.shape)
+
+    def relative(self, tensor: torch.Tensor, amplitude: float) -> torch.Tensor:
+        return self.like(tensor).mul_(amplitude).add_(1).mul_(tensor)
+
+    def absolute(self, tensor: torch.Tensor, scale: torch.Tensor, amplitude: float) -> torch.Tensor:
+        return torch.addcmul(tensor, torch.where(scale.isfinite(), scale, 0.0), self.like(tensor), value=amplitude)
+
+
+class Exact(TorchDispatchMode):
+    """Maps low-precision dtype arguments to float64. Tensors made from numbers alone are made in their own dtype first.
+
+    `coherent` says that rows are constant, so that errors of a sum add up. `plain` takes means as sums: eager's running mean
+    turns an infinite element into NaN, a sum keeps it infinite.
+    """
+
+    def __init__(
+        self, recorded: list[tuple[tuple[torch.dtype | None, ...], float]], noise: Noise | None = None, plain: bool = False,
+        coherent: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorded = recorded
+        self.noise = noise
+        self.plain = plain
+        self.coherent = coherent
+        self.turn = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        turn, self.turn = self.turn, self.turn + 1
+        if not _takes_tensors(args):
+            return _upcast(func(*args, **kwargs))
+        out = func(*[_wide(a) for a in args], **{k: _wide(v) for k, v in kwargs.items()})
+        if self.plain and func._schema.name == "aten::var_mean":
+            return out[0], _mean_like(out[1], args, kwargs)
+        if self.noise is None or func.is_view:
+            return out
+        kinds, unit = self.recorded[turn] if turn < len(self.recorded) else ((torch.float32,), UNIT[torch.float32])
+        if isinstance(out, (tuple, list)):
+            moved = [self._disturb(func, args, kwargs, r, k, unit, i) for i, (r, k) in enumerate(zip(out, kinds, strict=False))]
+            return type(out)(moved)
+        return self._disturb(func, args, kwargs, out, kinds[0], unit, 0)
+
+    def _disturb(
+        self, func: Any, args: Any, kwargs: Any, out: Any, kind: torch.dtype | None, unit: float, which: int
+    ) -> Any:
+        """The result with the perturbation of this kind of operation."""
+        if not isinstance(out, torch.Tensor) or not out.is_floating_point() or kind not in UNIT:
+            return out
+        name, noise, u = func._schema.name.split("::")[1], self.noise, UNIT[kind]
+        assert noise is not None
+        inner = min(u, UNIT[torch.float32])
+        if name in _CONVERSIONS:
+            return noise.relative(out, u) if u > unit > 0 else out
+        if name in _MOVES and not (name == "index_put" and any(a is True for a in args)):
+            return out
+        if name in _REDUCTIONS:
+            scale, count = _REDUCTIONS[name](func, args, kwargs, out, which)
+            growth = max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)
+            out = noise.absolute(out, scale, inner * (2 + growth))
+        elif name in _TRANSCENDENTAL:
+            out = noise.relative(out, 8 * inner)
+        elif name in _ACCUMULATES or name == "index_put":
+            scale = torch.maximum(out.abs(), out.square().mean().sqrt())
+            out = noise.absolute(out, scale, inner * (2 + math.sqrt(min(1024, _most(args)))))
+        elif torch.Tag.pointwise in func.tags:
+            out = noise.relative(out, 2 * inner)
+        else:  # unknown: as a reduction over the longest dimension, relative to the result's own size
+            scale = torch.maximum(out.abs(), out.square().mean().sqrt() if out.numel() else out.abs())
+            out = noise.absolute(out, scale, inner * (8 + math.sqrt(_longest(args))))
+        return noise.relative(out, u) if kind in _NARROW else out
+
+
+def _mean_like(out: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    return _over_dims(torch.mean, args[0], args, kwargs, out)
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def _takes_tensors(args: Any) -> bool:
+    first = args[0] if args else None
+    return any(isinstance(t, torch.Tensor) for t in (first if isinstance(first, (list, tuple)) else (first,)))
+
+
+def _upcast(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _most(args: Any) -> int:
+    return max((a.numel() for a in args if isinstance(a, torch.Tensor)), default=1)
+
+
+def _longest(args: Any) -> int:
+    return max((max(a.shape, default=1) for a in args if isinstance(a, torch.Tensor)), default=1)
+
+
+# --------------------------------------------------------------------------------------------- reductions
+Scale = tuple[torch.Tensor, float]
+
+
+def _count(x: torch.Tensor, out: torch.Tensor) -> float:
+    return max(1.0, x.numel() / max(1, out.numel()))
+
+
+def _sum(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    squares = func(args[0].double().square(), *args[1:], **{k: _wide(v) for k, v in kwargs.items()})
+    return torch.maximum(out.abs(), squares.sqrt()), _count(args[0], out)
+
+
+def _mean(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    count = _count(args[0], out)
+    squares = func(args[0].double().square(), *args[1:], **{k: _wide(v) for k, v in kwargs.items()})
+    return torch.maximum(out.abs(), (squares / count).sqrt()), count
+
+
+def _variance(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    count = _count(args[0], out)
+    squares = _over_dims(torch.sum, args[0].double().square(), args, kwargs, out)
+    mean_square = squares / count
+    if which == 0:
+        return out.abs() + (out.abs() * mean_square).sqrt(), count
+    return torch.maximum(out.abs(), (mean_square / count).sqrt()), count
+
+
+def _over_dims(reduce: Callable[..., torch.Tensor], x: torch.Tensor, args: Any, kwargs: Any, out: torch.Tensor) -> torch.Tensor:
+    """`x` reduced over the dimensions that an operation with these arguments reduces, in the shape of its result."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return reduce(x) if dim is None else reduce(x, dim, keepdim=out.dim() == x.dim())
+
+
+def _product(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    matrices = [a for a in args if isinstance(a, torch.Tensor)][-2:]
+    left, right = (m.double().square() for m in matrices)
+    squares = torch.matmul(left, right).sqrt()
+    return torch.maximum(out.abs(), squares), float(matrices[0].shape[-1])
+
+
+def _dot(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    return torch.maximum(out.abs(), (args[0].square() * args[1].square()).sum().sqrt()), float(args[0].numel())
+
+
+def _running(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    squares = args[0].double().square().cumsum(args[1])
+    return torch.maximum(out.abs(), squares.sqrt()), float(args[0].shape[args[1]] if args[0].dim() else 1)
+
+
+def _prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    return out.abs(), _count(args[0], out) ** 2
+
+
+_REDUCTIONS: dict[str, Callable[[Any, Any, Any, torch.Tensor, int], Scale]] = {
+    "sum": _sum, "mean": _mean, "var": _variance, "var_mean": _variance, "prod": _prod, "cumsum": _running, "mm": _product,
+    "addmm": _product, "bmm": _product, "baddbmm": _product, "mv": _product, "dot": _dot,
+}  # fmt: skip

@@ -1,0 +1,170 @@
+"""Runs one candidate on cases and keeps what came back. One worker as long as it lives; a new one after it died."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from torch_autokernel.core import dims
+from torch_autokernel.core.errors import WorkerError
+from torch_autokernel.core.types import DTYPE_BYTES, Artifact, Region, TensorSpec
+from torch_autokernel.machine.worker import Outcome, Pool, Session
+from torch_autokernel.machine.worker_memory import Buffer, Job
+from torch_autokernel.verify.bank import Prepared
+
+WORKSPACE_ALIGN = 64
+NAN_POISON = b"\xff"  # NaN in every float dtype
+_CODES = {"float64": "d", "float32": "f", "float16": "e"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One call. `outputs` in the signature's shapes and strides; `inputs` are the inputs' storages afterwards; `poison` are the
+    patterns that the outputs held before. `outputs` is empty where the call did not come back."""
+
+    outcome: Outcome
+    poison: tuple[bytes, ...] = ()
+    outputs: tuple[torch.Tensor, ...] = ()
+    inputs: tuple[bytearray, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome.ok
+
+
+class Runner(Protocol):
+    """Runs a candidate. `native` says whether memory is under guard."""
+
+    native: bool
+
+    def run(self, prepared: Prepared, edge: str = "end", threads: int = 0) -> Result: ...
+    def again(self, prepared: Prepared, calls: int, threads: int = 0) -> Result: ...
+    def fresh(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class WorkerRunner:
+    """Runs a shared object's entry in a worker."""
+
+    native = True
+
+    def __init__(self, pool: Pool, region: Region, artifact: Artifact, seed: int) -> None:
+        self._pool = pool
+        self._region = region
+        self._artifact = artifact
+        self._random = random.Random(seed)
+        self._session: Session | None = None
+        self._kept: dict[tuple[int, str], Result] = {}
+
+    def run(self, prepared: Prepared, edge: str = "end", threads: int = 0) -> Result:
+        """One call, remembered for default threads: buffers end at the upper guard, poisoned with a pattern of ordinary
+        numbers, or (`edge="start"`) begin at the lower guard, poisoned with NaN."""
+        key = (id(prepared), edge)
+        if not threads and key in self._kept:
+            return self._kept[key]
+        result = self._call(prepared, edge, threads, calls=1)
+        if not threads:
+            self._kept[key] = result
+        return result
+
+    def again(self, prepared: Prepared, calls: int, threads: int = 0) -> Result:
+        """The result after `calls` calls on the same buffers, in the worker that ran the calls before. `threads` is -1 for one
+        more than there are cores."""
+        return self._call(prepared, "end", threads, calls)
+
+    def fresh(self) -> None:
+        """The next call has a new worker."""
+        self.close()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _call(self, prepared: Prepared, edge: str, threads: int, calls: int) -> Result:
+        specs = self._region.signature.output_specs
+        poison = [NAN_POISON if edge == "start" else self._ordinary(dtype) for dtype in (*(s.dtype for s in specs), "float32")]
+        seconds = max(self._pool.limits.seconds, 100 * prepared.expected.eager_seconds) * (1 if calls == 1 else 5)
+        job = self.job(prepared, poison, edge, self._pool.limits.threads + 1 if threads < 0 else threads)
+        try:
+            outcome = self._bench(job, calls, seconds)
+        except WorkerError:
+            self.close()  # infrastructure: once more, with a new worker
+            outcome = self._bench(job, calls, seconds)
+        return self._decode(prepared, outcome, tuple(poison[:-1]))
+
+    def _ordinary(self, dtype: str) -> bytes:
+        """A pattern of numbers around one, so that a sum that starts from them does not swallow what is added."""
+        values = [self._random.choice((-1, 1)) * self._random.uniform(0.5, 2) for _ in range(53)]
+        if dtype == "bfloat16":
+            return b"".join(struct.pack("<f", v)[2:] for v in values)
+        if dtype in _CODES:
+            return struct.pack(f"<53{_CODES[dtype]}", *values)
+        return bytes(self._random.randrange(2, 128) for _ in range(53 * DTYPE_BYTES[dtype]))
+
+    def _bench(self, job: Job, calls: int, seconds: float) -> Outcome:
+        session = self._open()
+        if session.loaded is not None and not session.loaded.ok:
+            return session.loaded
+        return session.bench((job,), calls=calls, seconds=seconds)
+
+    def _open(self) -> Session:
+        if self._session is None or not self._session.alive:
+            self.close()
+            self._session = self._pool.open(self._artifact.path, self._artifact.entry)
+        return self._session
+
+    def job(self, prepared: Prepared, poison: Sequence[bytes], edge: str = "end", threads: int = 0) -> Job:
+        """The call as bytes: inputs, outputs and workspace, each filled with its pattern (the workspace's is the last)."""
+        signature, sizes = self._region.signature, prepared.case.sizes
+        buffers = [Buffer(storage_bytes(t), spec.alignment) for t, spec in zip(prepared.inputs, signature.inputs, strict=True)]
+        for spec, pattern in zip(signature.output_specs, poison, strict=False):
+            count = spec.storage_elements(sizes) * spec.itemsize
+            buffers.append(Buffer(_pattern(pattern, count), max(spec.alignment, spec.itemsize)))
+        workspace = dims.evaluate(self._artifact.launch.get("workspace", 0), sizes)
+        room = Buffer(_pattern(poison[-1], workspace), WORKSPACE_ALIGN) if workspace else None
+        order = tuple(int(sizes[s]) for s in signature.symbols)
+        return Job(tuple(buffers), order, room, edge, threads)
+
+    def _decode(self, prepared: Prepared, outcome: Outcome, poison: tuple[bytes, ...]) -> Result:
+        if not outcome.ok:
+            return Result(outcome, poison)
+        count, sizes = len(prepared.inputs), prepared.case.sizes
+        specs = self._region.signature.output_specs
+        raw = outcome.contents[count : count + len(specs)]
+        outputs = tuple(as_tensor(data, spec.concrete(sizes)) for data, spec in zip(raw, specs, strict=True))
+        return Result(outcome, poison, outputs, outcome.contents[:count])
+
+
+def storage_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes from the first element to the last, gaps included; valid as long as the tensor is."""
+    spec = TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tuple(tensor.stride()))
+    count = spec.storage_elements() * tensor.element_size()
+    return memoryview((ctypes.c_char * count).from_address(tensor.data_ptr()) if count else b"").cast("B")
+
+
+def as_tensor(data: bytearray, spec: TensorSpec) -> torch.Tensor:
+    """A tensor over these bytes. Bytes of a bool other than 0 and 1 are kept: compare such tensors as uint8."""
+    kind: Any = torch.uint8 if spec.dtype == "bool" else getattr(torch, spec.dtype)
+    shape, stride = [int(n) for n in spec.shape], [int(s) for s in spec.stride]
+    flat = torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+    return flat.as_strided(shape, stride)
+
+
+def _pattern(poison: bytes, count: int) -> bytes:
+    return (poison * (count // len(poison) + 1))[:count]
+
+
+def untouched(result: Result, prepared: Prepared, region: Region, which: int) -> torch.Tensor:
+    """For each element of an output, whether all its bytes still hold the poison."""
+    spec = region.signature.output_specs[which].concrete(prepared.case.sizes)
+    count = spec.storage_elements() * spec.itemsize
+    before = as_tensor(bytearray(_pattern(result.poison[which], count)), spec)
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[spec.itemsize]
+    return result.outputs[which].view(bits) == before.view(bits)

@@ -1,0 +1,77 @@
+"""Rough speeds of many candidates in little time: for ranking, never for a verdict."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+from torch_autokernel.core.types import Artifact, Region
+from torch_autokernel.machine.worker import Pool, Session
+from torch_autokernel.machine.worker_memory import Job
+from torch_autokernel.verify.bank import Prepared
+from torch_autokernel.verify.runner import WorkerRunner
+
+AT_ONCE = 6  # workers, each with its own buffers
+ROUNDS = 5
+_MOST_CALLS = 1000
+
+
+def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: Prepared, seconds: float) -> list[float | None]:
+    """Nanoseconds a call at the prepared case's sizes, None for those that do not come back; takes about `seconds`.
+
+    A few candidates at a time, in turns, so that a disturbance hits all of them; the least of the rounds counts. The time is
+    the worker's own, a claim: a candidate that lies gets no further than the timed comparison.
+    """
+    out: list[float | None] = []
+    for start in range(0, len(artifacts), AT_ONCE):
+        group = artifacts[start : start + AT_ONCE]
+        out += _group(pool, region, group, prepared, seconds * len(group) / len(artifacts))
+    return out
+
+
+def _group(
+    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Prepared, seconds: float
+) -> list[float | None]:
+    patterns = [b"\x3c"] * (len(region.signature.output_specs) + 1)
+    jobs = [WorkerRunner(pool, region, artifact, 0).job(prepared, patterns) for artifact in group]
+    sessions: list[Session | None] = [None] * len(group)
+    best: list[float | None] = [None] * len(group)
+    start, share = time.perf_counter(), seconds / max(1, len(group) * ROUNDS)
+    try:
+        for turn in range(ROUNDS):
+            for i, artifact in enumerate(group):
+                if turn == 0:
+                    sessions[i] = _open(pool, artifact)
+                best[i] = _measure(sessions[i], jobs[i], best[i], share, first=turn == 0)
+            if time.perf_counter() - start > seconds * (turn + 1) / ROUNDS * 2:
+                break
+    finally:
+        for session in sessions:
+            if session is not None:
+                session.close()
+    return best
+
+
+def _open(pool: Pool, artifact: Artifact) -> Session | None:
+    if not artifact.ok:
+        return None
+    session = pool.open(artifact.path, artifact.entry)
+    if session.loaded is not None and session.loaded.ok:
+        return session
+    session.close()
+    return None
+
+
+def _measure(session: Session | None, job: Job, best: float | None, share: float, first: bool) -> float | None:
+    """The better of `best` and a new measurement of about `share` seconds; None once the worker has died."""
+    if session is None or not session.alive or (best is None and not first):
+        return None
+    if best is None:
+        outcome = session.bench((job,), calls=1, warmup=1)
+        if not outcome.ok:
+            return None
+        best = float(max(1, outcome.inside_ns[0]))
+    calls = max(1, min(_MOST_CALLS, int(share * 1e9 / best / 3)))
+    outcome = session.bench((job,), calls=calls, samples=3)
+    return min(best, statistics.median(outcome.inside_ns) / calls) if outcome.ok else None
