@@ -1,0 +1,29 @@
+"""Regions that are not worth a search, and regions that are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tests.search.fakes import ARCH, region
+from torch_autokernel.core.types import TensorSpec
+from torch_autokernel.search.gates import refusal
+
+
+def test_what_costs_less_than_a_call_is_refused() -> None:
+    assert (refusal(region(64, 64), ARCH) or "").startswith("too small: it moves 32768 bytes, about 3.3 us")
+
+
+def test_what_may_pay_goes_through() -> None:
+    assert refusal(region(128, 128), ARCH) is None
+
+
+def test_an_empty_output_is_refused() -> None:
+    assert refusal(region(0, 4096), ARCH) == "an output has no elements at these sizes"
+
+
+def test_an_expanded_input_counts_once() -> None:
+    base = region(128, 128)
+    wide = TensorSpec(("s0", "s1"), "float32", (0, 1))
+    one_row = dataclasses.replace(base.signature, inputs=(wide, *base.signature.inputs[1:]))
+    small = dataclasses.replace(base, signature=one_row, sizes={"s0": 100, "s1": 100})
+    assert "it moves 40400 bytes" in (refusal(small, ARCH) or "")

@@ -1,0 +1,65 @@
+"""The whole story in seconds and without a compiler: capture, propose, judge, store, swap in, find again, on the null device."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+
+import torch_autokernel as ak
+from tests.integration.child import GenerousClock
+from torch_autokernel.capture.backend import autokernel as backend
+from torch_autokernel.core.config import config
+from torch_autokernel.engine import Engine
+
+
+def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * w
+
+
+@pytest.fixture
+def null(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setattr("torch_autokernel.search.loop.Stopwatch", GenerousClock)
+    monkeypatch.setattr("torch_autokernel.search.gates.refusal", lambda region, arch: None)
+    torch._dynamo.reset()
+    with config.patch(arch="null", proposers=("null",), cache_dir=str(tmp_path)):
+        yield tmp_path
+
+
+def test_the_whole_story(null: pathlib.Path) -> None:
+    x, w = torch.randn(5, 8), torch.randn(8)
+    f = ak.autokernel(norm)
+    torch.testing.assert_close(f(x, w), norm(x, w))
+    assert len(f.plans) == 1, f.reason
+    (entry,) = Engine.current(config.resolve()).entries()
+    assert entry.verdict.accepted and entry.candidate.proposer == "null"
+
+    again = ak.autokernel(norm, on_miss="fallback")  # another function: it finds the kernel in the cache
+    torch.testing.assert_close(again(x, w), norm(x, w))
+    assert len(again.plans) == 1, again.reason
+
+    compiled = torch.compile(norm, backend=backend, options={"on_miss": "fallback", "rest": "eager"})
+    torch.testing.assert_close(compiled(x, w), norm(x, w))
+
+
+def test_a_wrong_proposal_is_refused_and_remembered(null: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_autokernel.propose.null import NullProposer
+
+    honest = NullProposer.propose
+
+    def wrong(self, region, parents_arch, parents, n):  # type: ignore[no-untyped-def]
+        from dataclasses import replace
+
+        out = honest(self, region, parents_arch, parents, n)
+        return [replace(c, source=replace(c.source, text=c.source.text.replace("1e-06", "1e-01"))) for c in out]
+
+    monkeypatch.setattr(NullProposer, "propose", wrong)
+    x, w = torch.randn(5, 8), torch.randn(8)
+    f = ak.autokernel(norm)
+    torch.testing.assert_close(f(x, w), norm(x, w))
+    assert not f.plans and "numerics" in f.reason
+    monkeypatch.setattr(NullProposer, "propose", honest)
+    g = ak.autokernel(norm)
+    g(x, w)
+    assert not g.plans and "numerics" in g.reason, "the refusal was not kept"

@@ -1,0 +1,36 @@
+"""Reasons not to search a region at all. A gate saves effort; it never lets a kernel through."""
+
+from __future__ import annotations
+
+from torch_autokernel.core.types import Arch, Region
+from torch_autokernel.verify.floor import compulsory_bytes
+
+# An operator that Python implements costs about 6 us a call in a compiled graph (3 us for the dispatcher, 3 us for the
+# outputs and the call), which Inductor's own kernels do not pay. Inductor moves data that fits a cache at 10 bytes a
+# nanosecond or better, so below 60 kB the whole region costs Inductor less than calling an operator.
+CALL_NS = 6000.0
+BASELINE_BYTES_PER_NS = 10.0
+
+
+def too_small(region: Region, _arch: Arch) -> str | None:
+    """Why the region cannot pay for the call of an operator, or None."""
+    total = compulsory_bytes(region)
+    if total / BASELINE_BYTES_PER_NS < CALL_NS:
+        return (f"too small: it moves {total} bytes, about {total / BASELINE_BYTES_PER_NS / 1e3:.1f} us of work; calling an "
+                f"operator costs {CALL_NS / 1e3:.0f} us")  # fmt: skip
+    return None
+
+
+def empty(region: Region, _arch: Arch) -> str | None:
+    """Why there is nothing to compute, or None."""
+    if any(s.numel(region.sizes) == 0 for s in region.signature.output_specs):
+        return "an output has no elements at these sizes"
+    return None
+
+
+GATES = (empty, too_small)
+
+
+def refusal(region: Region, arch: Arch) -> str | None:
+    """The first gate's reason, or None."""
+    return next((reason for gate in GATES if (reason := gate(region, arch))), None)

@@ -1,0 +1,313 @@
+"""The search: for each region propose, compile, rank, judge, time, and keep what beats the best baseline.
+
+    ask the strategy -> propose -> compile in one batch -> screen (rough speed) -> judge the fastest -> time -> time again
+
+What is expensive is done for few candidates: all are compiled and screened, one to three are judged, one is timed. While
+candidates are made, the baselines of this region and of the next are compiled in their own processes. The winner is timed
+twice, in fresh processes on fresh inputs: the best of many is biased, and the second timing is the one that is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch_autokernel.core import events, points
+from torch_autokernel.core.config import Config
+from torch_autokernel.core.errors import ToolchainError, WorkerError
+from torch_autokernel.core.types import (
+    Arch,
+    Artifact,
+    Attempt,
+    Budget,
+    Candidate,
+    Cost,
+    Finding,
+    Region,
+    Status,
+    Timing,
+    Verdict,
+)
+from torch_autokernel.search import gates
+from torch_autokernel.search.budget import Ledger
+from torch_autokernel.search.journal import Journal
+from torch_autokernel.verify.floor import compulsory_bytes
+from torch_autokernel.verify.timing import Stopwatch, Suspect
+
+log = logging.getLogger(__name__)
+
+CANDIDATES = 10  # proposed at a time
+ROUNDS = 2  # of proposing; a second one only where the first came close or nothing was right
+CLOSE = 0.9  # upper end of the interval from which another round may pay
+JUDGED = 3  # candidates of one round that are judged fully, fastest first, until one is accepted
+SCREEN_SECONDS = 4.0
+UNDECIDED = 1.3  # an interval around 1 whose ends differ by this factor decides nothing
+RANGE = 4  # a kernel is chosen for sizes up to this factor below and above those it was timed at
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found for a region: `best` is accepted and faster than the best baseline, or None and `reason` says why.
+    `final` says whether asking again under the same conditions would be in vain. `ranges`: see `CacheEntry`."""
+
+    region: Region
+    best: Attempt | None
+    vectors: bytes
+    ranges: Mapping[str, tuple[int, int]]
+    attempts: tuple[Attempt, ...]
+    reason: str
+    cost: Cost
+    final: bool = True
+
+
+@dataclass
+class _Hunt:
+    """One region's search under way."""
+
+    region: Region
+    ledger: Ledger
+    folder: Path
+    attempts: list[Attempt] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    best: Attempt | None = None
+    close: bool = False  # the last round came near
+    final: bool = True
+
+
+class Searcher:
+    """Shared by all regions: judge, stopwatch, language, proposers. Its files lie in a folder of its own below `folder`, until
+    `close`; the journal and Inductor's compiled baselines stay."""
+
+    def __init__(
+        self, arch: Arch, config: Config, *, folder: Path, language: Any = None, proposers: Sequence[Any] | None = None,
+        judge: Any = None, stopwatch: Any = None, strategy: Any = None, progress: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.arch = arch
+        self.config = config
+        self.journal = Journal(Path(folder) / "journal.jsonl")
+        self._shared = Path(folder)
+        self._folder = Path(tempfile.mkdtemp(prefix="search-", dir=folder))
+        self._language = language or points.languages.get("cpp")()
+        self._proposers = [points.proposers.get(n)() for n in config.proposers] if proposers is None else list(proposers)
+        self._strategy = strategy or points.strategies.get("best_of_n")()
+        self._judge = judge
+        self._stopwatch = stopwatch
+        self._progress = progress
+
+    @property
+    def judge(self) -> Any:
+        if self._judge is None:
+            from torch_autokernel.verify.judge import Judge  # imported here: it starts processes
+
+            self._judge = Judge(self.arch, level="standard")
+        return self._judge
+
+    @property
+    def stopwatch(self) -> Any:
+        if self._stopwatch is None:
+            self._stopwatch = Stopwatch(self.arch, folder=self._shared / "timing")
+        return self._stopwatch
+
+    def close(self) -> None:
+        """End the processes and delete the candidates' files."""
+        for part in (self._judge, self._stopwatch):
+            if part is not None:
+                part.close()
+        self._judge = self._stopwatch = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # ------------------------------------------------------------------ all regions
+    def search(self, regions: Sequence[Region], budget: Budget) -> Iterator[Result]:
+        """A result for each region as it is found: those refused at once first, then the greatest first."""
+        ledger = Ledger(budget)
+        hunts: list[Region] = []
+        for region in sorted(regions, key=compulsory_bytes, reverse=True):
+            if reason := self._refusal(region):
+                yield self._result(_Hunt(region, ledger.share(1), self._folder, reasons=[reason]))
+            else:
+                hunts.append(region)
+        for number, region in enumerate(hunts):
+            hunt = _Hunt(region, ledger.share(len(hunts) - number), self._folder / str(number))
+            if reason := ledger.exhausted():
+                hunt.reasons, hunt.final = [reason], False
+            else:
+                self._hunt(hunt, hunts[number + 1 : number + 2])
+            ledger.charge(replace(hunt.ledger.spent, seconds=0.0))
+            yield self._result(hunt)
+
+    def _refusal(self, region: Region) -> str | None:
+        """Why the region is not searched at all, or None."""
+        if reason := gates.refusal(region, self.arch):
+            return reason
+        refusals = {p.name: p.refuses(region, self.arch) for p in self._proposers}
+        if all(refusals.values()):
+            return "; ".join(f"{name}: {reason}" for name, reason in refusals.items()) or "no proposer is configured"
+        return None
+
+    def _result(self, hunt: _Hunt) -> Result:
+        best, vectors = hunt.best, b""
+        if best is not None:
+            assert best.verdict is not None and best.verdict.timing is not None
+            reason = f"{_told(best.verdict.timing)}, best of {len(hunt.attempts)} candidates"
+            vectors = self.judge.vectors(hunt.region, best.artifact)
+        else:
+            reason = "; ".join(list(dict.fromkeys(hunt.reasons))[-2:]) or "no candidate was proposed"
+        cost = hunt.ledger.spent
+        self._tell("search.accepted" if best else "search.refused", hunt.region, reason=reason, seconds=cost.seconds)
+        return Result(hunt.region, best, vectors, ranges_around(hunt.region), tuple(hunt.attempts), reason, cost, hunt.final)
+
+    # ------------------------------------------------------------------ one region
+    def _hunt(self, hunt: _Hunt, upcoming: Sequence[Region]) -> None:
+        """Fill in the hunt. Failing infrastructure ends it without a final word."""
+        self._tell("search.region", hunt.region, sizes=dict(hunt.region.sizes), bytes=compulsory_bytes(hunt.region))
+        try:
+            for region in (hunt.region, *upcoming):
+                self.stopwatch.prepare(region)
+            self._rounds(hunt)
+        except (WorkerError, ToolchainError, OSError) as error:
+            log.warning("the search for a region broke off", exc_info=True)
+            hunt.reasons.append(f"the search broke off: {error}")
+            hunt.final = False
+        finally:
+            self.stopwatch.forget(hunt.region)
+
+    def _rounds(self, hunt: _Hunt) -> None:
+        state = self._strategy.init(hunt.region, self.arch)
+        for number in range(ROUNDS):
+            if self._out_of_budget(hunt) or (number and not hunt.close):
+                return
+            state, parents = self._strategy.ask(state, CANDIDATES)
+            candidates = self._propose(hunt, parents)
+            if not candidates:
+                return
+            attempts = self._try(hunt, candidates)
+            for attempt in attempts:
+                self.journal.write(hunt.region, attempt)
+            state = self._strategy.tell(state, attempts)
+            hunt.attempts += attempts
+            if hunt.best is not None:
+                return
+
+    def _propose(self, hunt: _Hunt, parents: Sequence[Attempt]) -> list[Candidate]:
+        out: dict[str, Candidate] = {}
+        known = {a.candidate.id for a in parents}
+        for proposer in self._proposers:
+            wanted = CANDIDATES - len(out)
+            if wanted <= 0 or self._out_of_budget(hunt) or proposer.refuses(hunt.region, self.arch):
+                continue
+            for candidate in proposer.propose(hunt.region, self.arch, parents, wanted):
+                hunt.ledger.charge(candidate.cost)
+                if candidate.id not in known:
+                    out.setdefault(candidate.id, candidate)
+        self._tell("search.proposed", hunt.region, candidates=len(out))
+        return list(out.values())
+
+    def _try(self, hunt: _Hunt, candidates: list[Candidate]) -> list[Attempt]:
+        """One attempt for each candidate. Sets the hunt's `best` and says what kept the others back."""
+        hunt.folder.mkdir(parents=True, exist_ok=True)
+        artifacts = self._language.compile(candidates, hunt.region.signature, self.arch, hunt.folder)
+        compiled = [a for a in artifacts if a.ok]
+        self._tell("search.compiled", hunt.region, compiled=len(compiled), of=len(artifacts))
+        verdicts: dict[str, Verdict] = {}
+        hunt.close = False
+        if not compiled:
+            hunt.reasons.append(f"no candidate compiles: {_first_line(artifacts[0].log)}")
+        elif not self._out_of_budget(hunt):
+            self._contest(hunt, self._rank(hunt, compiled), verdicts)
+        pairs = zip(candidates, artifacts, strict=True)
+        attempts = [Attempt(c, a, verdicts.get(c.id), Cost(a.seconds) + c.cost) for c, a in pairs]
+        if (best := hunt.best) is not None:
+            hunt.best = next(a for a in attempts if a.candidate.id == best.candidate.id)
+        return attempts
+
+    def _rank(self, hunt: _Hunt, compiled: list[Artifact]) -> list[Artifact]:
+        """Those that ran, fastest first by rough speed."""
+        if len(compiled) == 1:
+            return compiled
+        seconds = min(SCREEN_SECONDS, hunt.ledger.left())
+        speeds = self.judge.screen(hunt.region, compiled, seconds)
+        ran = [(ns, i) for i, ns in enumerate(speeds) if ns is not None]
+        self._tell("search.screened", hunt.region, ran=len(ran), of=len(compiled), fastest_ns=min(ran)[0] if ran else None)
+        if not ran:
+            hunt.reasons.append(f"none of {len(compiled)} compiled candidates ran through")
+        return [compiled[i] for _ns, i in sorted(ran)]
+
+    def _contest(self, hunt: _Hunt, ranked: list[Artifact], verdicts: dict[str, Verdict]) -> None:
+        """Judge in order until one is accepted, and time that one."""
+        for artifact in ranked[:JUDGED]:
+            if self._out_of_budget(hunt):
+                return
+            verdict: Verdict = self.judge.judge(hunt.region, artifact)
+            verdicts[artifact.candidate.id] = verdict
+            facts = {"candidate": artifact.candidate.id, "accepted": verdict.accepted, "why": verdict.why}
+            self._tell("search.judged", hunt.region, **facts)
+            if verdict.accepted:
+                verdicts[artifact.candidate.id] = self._race(hunt, artifact, verdict)
+                return
+            hunt.reasons.append(f"no candidate was accepted: {verdict.why}")
+            hunt.close = True  # other schedules may be right
+
+    # ------------------------------------------------------------------ timing
+    def _race(self, hunt: _Hunt, artifact: Artifact, verdict: Verdict) -> Verdict:
+        """The verdict with its timing. A winner is timed again, and only the second timing counts."""
+        for fresh in (False, True):
+            if self._out_of_budget(hunt):
+                return verdict
+            (timing,) = self.stopwatch.time(hunt.region, [artifact], hunt.ledger.left(), fresh=fresh)
+            if isinstance(timing, str):
+                return self._untimed(hunt, verdict, timing)
+            verdict = replace(verdict, timing=timing)
+            self._tell("search.timed", hunt.region, candidate=artifact.candidate.id, speedup=timing.speedup, low=timing.low,
+                       high=timing.high, baseline=timing.baseline, ns=timing.others, fresh=fresh)  # fmt: skip
+            if timing.low <= 1:
+                hunt.reasons.append(f"fastest candidate {_told(timing)}")
+                hunt.close = timing.high >= CLOSE
+                hunt.final = hunt.final and not _undecided(timing)
+                return verdict
+        hunt.best = Attempt(artifact.candidate, artifact, verdict)
+        return verdict
+
+    def _untimed(self, hunt: _Hunt, verdict: Verdict, reason: str) -> Verdict:
+        hunt.reasons.append(f"no timing: {reason}")
+        suspect = isinstance(reason, Suspect)
+        hunt.final = hunt.final and suspect
+        status = Status.ERROR if suspect else Status.SKIP
+        return replace(verdict, findings=(*verdict.findings, Finding("timing", status, reason)))
+
+    def _out_of_budget(self, hunt: _Hunt) -> bool:
+        reason = hunt.ledger.exhausted()
+        if reason:
+            hunt.reasons.append(f"the budget ended the search: {reason}")
+            hunt.final = False
+        return reason is not None
+
+    def _tell(self, name: str, region: Region, **facts: Any) -> None:
+        signature = region.signature.digest
+        events.emit(name, signature=signature, **facts)
+        text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items())
+        log.debug("%s %s: %s", name, signature[:12], text)
+        if self._progress:
+            self._progress(f"{name} {signature[:12]}: {text}")
+
+
+def ranges_around(region: Region) -> dict[str, tuple[int, int]]:
+    """For which sizes a kernel timed at the region's sizes is chosen: a quarter of each to four times each."""
+    return {name: (max(1, size // RANGE), size * RANGE) for name, size in region.sizes.items()}
+
+
+def _undecided(timing: Timing) -> bool:
+    """Whether the interval reaches to both sides of 1 and is so wide (a busy machine) that it says nothing."""
+    return timing.high > 1 and timing.high > timing.low * UNDECIDED
+
+
+def _told(timing: Timing) -> str:
+    return f"{timing.speedup:.2f}x of {timing.baseline} ({timing.low:.2f} to {timing.high:.2f})"
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "the compiler gave no reason")
