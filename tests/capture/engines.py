@@ -1,0 +1,84 @@
+"""An engine that finds a kernel for every region at once: the kernel is the printed reference. What capture does (cutting,
+printing, swapping, falling back) is tested with it without a compiler."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch_autokernel.capture.operators import run_reference
+from torch_autokernel.capture.reference import load_reference, print_reference
+from torch_autokernel.core.config import Config
+from torch_autokernel.core.types import (
+    Arch,
+    Artifact,
+    CacheEntry,
+    CacheKey,
+    Candidate,
+    Finding,
+    Region,
+    Source,
+    Status,
+    Trust,
+    Verdict,
+    digest,
+)
+from torch_autokernel.engine import Decision
+
+
+def entry_of(region: Region, salt: str = "") -> CacheEntry:
+    """An accepted entry whose kernel is the region's reference."""
+    key = CacheKey(region.signature.digest, "test", "test" + salt)
+    candidate = Candidate(region.signature.digest, Source("test", region.reference), "test")
+    artifact = Artifact(candidate, "/nowhere", digest(region.reference), "kernel")
+    verdict = Verdict(candidate.id, "test", (Finding("test", Status.PASS),), ("test",))
+    return CacheEntry(key, region.signature, candidate, artifact, verdict, Trust.VERIFIED_HERE, region.reference)
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.entries: dict[str, CacheEntry] = {}
+
+    def manifest_digest(self, arch: str, abi: str) -> str:
+        return digest(sorted(e.op_name for e in self.entries.values()))
+
+
+class ReferenceEngine:
+    """Stands where `Engine` stands. `calls` lists the signatures whose kernels ran; `wanted` may refuse regions."""
+
+    arch = Arch("test")
+    abi = "test"
+
+    def __init__(self, wanted: Callable[[Region], bool] = lambda region: True, salt: str = "") -> None:
+        self.store = FakeStore()
+        self.wanted = wanted
+        self.salt = salt
+        self.calls: list[str] = []
+        self.regions: list[Region] = []
+        self.lock = threading.Lock()
+
+    def entries(self) -> list[CacheEntry]:
+        return list(self.store.entries.values())
+
+    def resolve(self, regions: Sequence[Region], config: Config) -> list[Decision]:
+        out = []
+        for region in regions:
+            if not self.wanted(region):
+                out.append(Decision(region, "refused", "not wanted"))
+                continue
+            known = region.signature.digest in self.store.entries
+            entry = self.store.entries.setdefault(region.signature.digest, entry_of(region, self.salt))
+            self.regions.append(region)
+            out.append(Decision(region, "hit" if known else "generated", "reference", entry))
+        return out
+
+    def load(self, entry: CacheEntry) -> Callable[..., Any]:
+        function = load_reference(print_reference(entry.signature))
+
+        def call(*tensors: Any) -> Any:
+            with self.lock:
+                self.calls.append(entry.signature.digest)
+            return run_reference(entry.signature, function, tensors)
+
+        return call

@@ -1,0 +1,263 @@
+"""The backend against eager: what it replaces, and that it never changes a result."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tests.capture.engines import ReferenceEngine
+from torch_autokernel.capture.backend import autokernel
+
+compile_ak = functools.partial(torch.compile, backend=autokernel)
+MODES = [{"rest": "eager"}, None]
+
+
+@pytest.fixture(autouse=True)
+def no_fallback() -> Any:
+    """A fallback warning is a failure here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch_autokernel fell back")
+        yield
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.gate, self.up = torch.nn.Linear(width, 32), torch.nn.Linear(width, 32)
+        self.down = torch.nn.Linear(32, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+def both(
+    function: Callable[..., Any], *inputs: Any, options: Any = None, dynamic: bool | None = None, **kw: Any
+) -> tuple[Any, Any]:
+    compiled = compile_ak(function, options=options, dynamic=dynamic, **kw)
+    return function(*inputs), compiled(*inputs)
+
+
+def close(a: Any, b: Any, dtype: torch.dtype = torch.float32) -> None:
+    tol = {torch.float32: 2e-5, torch.float64: 1e-10, torch.bfloat16: 4e-2, torch.float16: 5e-3}[dtype]
+    torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inference_and_training(engine: ReferenceEngine, options: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Block().to(dtype)
+    compiled = compile_ak(model, options=options)
+    x = torch.randn(3, 5, 16, dtype=dtype)
+    with torch.no_grad():
+        close(compiled(x), model(x), dtype)
+    assert engine.calls, "no kernel ran in inference"
+    engine.calls.clear()
+    grads = []
+    for m in (model, compiled):
+        model.zero_grad()
+        y = x.clone().requires_grad_()
+        m(y).square().mean().backward()
+        grads.append([y.grad, *(p.grad.clone() for p in model.parameters())])
+    for a, b in zip(*grads, strict=True):
+        close(a, b, dtype)
+    phases = {r.phase for r in engine.regions}
+    assert {"forward", "backward"} <= phases
+
+
+@pytest.mark.parametrize("options", MODES)
+def test_dynamic_batch(engine: ReferenceEngine, options: Any) -> None:
+    model = Block()
+    compiled = compile_ak(model, options=options, dynamic=True)
+    for batch in (4, 7, 2, 9):
+        x = torch.randn(batch, 5, 16, requires_grad=True)
+        y = x.detach().clone().requires_grad_()
+        a, b = model(x), compiled(y)
+        close(a, b)
+        a.sum().backward()
+        b.sum().backward()
+        close(x.grad, y.grad)
+    assert engine.calls
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
+    "broadcast": (lambda x, y: F.silu(x) * y, [(1, 16), (5, 16)]),
+    "softmax": (lambda x: F.softmax(x * 2, -1) + 1, [(6, 33)]),
+    "log_softmax_dim0": (lambda x: F.log_softmax(x.exp(), 0), [(6, 33)]),
+    "group_norm": (lambda x: F.silu(F.group_norm(x, 4)), [(2, 8, 5, 5)]),
+    "rope": (lambda x, c: x * c.cos() + torch.cat((-x[..., 4:], x[..., :4]), -1) * c.sin(), [(2, 3, 5, 8), (5, 8)]),
+    "views_between": (lambda x: (x.exp().view(4, 2, 9) * 2).transpose(0, 1).sum(1), [(8, 9)]),
+    "aliased_outputs": (lambda x: (lambda y: (y, y.view(-1), x))(x.sin() + 1), [(4, 5)]),
+    "output_is_input": (lambda x: (x, x + 1), [(4, 5)]),
+    "zero_size": (lambda x: F.gelu(x + 1), [(0, 5)]),
+    "one_element": (lambda x: F.softmax(x * 3, -1), [(1, 1)]),
+    "embedding": (lambda x: F.embedding(torch.tensor([[0, 2, 1], [3, 3, 0]]), x).tanh() * 2, [(4, 6)]),
+    "scalar": (lambda x: x.tanh() + 1, [()]),
+    "masked": (lambda x: x.masked_fill(torch.ones(7, 7, dtype=torch.bool).triu(1), float("-inf")).softmax(-1), [(3, 7, 7)]),
+    "stack_reduce": (lambda x, y: torch.stack([x.exp(), y.sin()]).mean(0), [(4, 6), (4, 6)]),
+    "pad": (lambda x: F.pad(x.relu(), (1, 2)) * 2, [(4, 6)]),
+    "big_view_merge": (lambda x: (x.sigmoid().reshape(-1, 6) + 1).amax(0), [(4, 5, 6)]),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(engine: ReferenceEngine, name: str) -> None:
+    function, shapes = FUNCTIONS[name]
+    torch.manual_seed(1)
+    inputs = [torch.randn(s) for s in shapes]
+    expected, got = both(function, *inputs, options={"rest": "eager"}, fullgraph=True)
+    for a, b in zip(torch.utils._pytree.tree_leaves(expected), torch.utils._pytree.tree_leaves(got), strict=True):
+        close(a, b)
+        assert a.stride() == b.stride() or a.numel() == 0
+    if name not in ("zero_size",):
+        assert engine.calls, "no region was replaced"
+
+
+def test_aliases_stay_aliases(engine: ReferenceEngine) -> None:
+    function, _ = FUNCTIONS["aliased_outputs"]
+    x = torch.randn(4, 5)
+    y, flat, same = compile_ak(function)(x)
+    assert flat.data_ptr() == y.data_ptr() and same is x
+    flat[0] = 7
+    assert y[0, 0] == 7
+
+
+@pytest.mark.parametrize("options", MODES)
+def test_input_mutation(engine: ReferenceEngine, options: Any) -> None:
+    def function(x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        y = (x * state).sigmoid()
+        state.mul_(0.9).add_(y.mean(0))
+        return y + state
+
+    x, s1 = torch.randn(4, 5), torch.randn(5)
+    s2 = s1.clone()
+    compiled = compile_ak(function, options=options)
+    for _ in range(3):
+        close(function(x, s1), compiled(x, s2))
+        close(s1, s2)
+
+
+def test_batch_norm_training(engine: ReferenceEngine) -> None:
+    torch.manual_seed(0)
+    a = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    b = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    b.load_state_dict(a.state_dict())
+    compiled = compile_ak(b)
+    for _ in range(2):
+        x = torch.randn(2, 3, 8, 8)
+        a(x).square().sum().backward()
+        compiled(x).square().sum().backward()
+    for (n, p), q in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        close(p, q) if p.is_floating_point() else None
+        assert p.shape == q.shape, n
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_graph_break(engine: ReferenceEngine) -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = F.gelu(x) + 1
+        torch._dynamo.graph_break()
+        return F.softmax(y, -1)
+
+    a, b = both(function, torch.randn(4, 6))
+    close(a, b)
+    assert len(engine.regions) >= 2
+
+
+def test_autocast(engine: ReferenceEngine) -> None:
+    model = Block()
+    x = torch.randn(3, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        a = model(x)
+        b = compile_ak(model)(x)
+    assert a.dtype == b.dtype
+    close(a, b, torch.bfloat16)
+
+
+@pytest.mark.parametrize("make", [lambda t: t.t(), lambda t: t[:, ::2], lambda t: t[1:, 1:], lambda t: t[:1].expand(6, 8)])
+def test_non_contiguous(engine: ReferenceEngine, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    x = make(torch.randn(8, 8))
+    a, b = both(lambda t: F.silu(t) * 2 + t.sum(-1, keepdim=True), x)
+    close(a, b)
+    assert a.stride() == b.stride()
+    assert engine.calls
+
+
+def test_vmap(engine: ReferenceEngine) -> None:
+    function = torch.vmap(lambda x: F.softmax(x * 2, -1) + 1)
+    a, b = both(function, torch.randn(3, 4, 5))
+    close(a, b)
+
+
+def test_checkpoint(engine: ReferenceEngine) -> None:
+    model = Block()
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(model, x, use_reentrant=False)
+
+    x = torch.randn(3, 16, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    function(x).sum().backward()
+    compile_ak(function)(y).sum().backward()
+    close(x.grad, y.grad)
+
+
+def test_random_stays_random(engine: ReferenceEngine) -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.GELU(), torch.nn.Dropout(0.5))
+    compiled = compile_ak(model, options={"fallback_random": True})
+    x = torch.randn(64, 64)
+    torch.manual_seed(3)
+    a = model(x)
+    torch.manual_seed(3)
+    b = compiled(x)
+    close(a, b)
+
+
+def test_an_index_out_of_range_raises_as_in_eager(engine: ReferenceEngine) -> None:
+    def function(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        return x.log_softmax(-1).gather(1, (i + 1)[:, None]) * 2
+
+    compiled = compile_ak(function, options={"rest": "eager"})
+    x = torch.randn(4, 6)
+    close(function(x, torch.tensor([0, 1, 2, 4])), compiled(x, torch.tensor([0, 1, 2, 4])))
+    assert engine.calls
+    engine.calls.clear()
+    for bad in ([0, 1, 2, 5], [-2, 0, 0, 0]):
+        with pytest.raises((IndexError, RuntimeError), match="index"):
+            compiled(x, torch.tensor(bad))
+    assert not engine.calls, "the kernel ran on an index out of range"
+
+
+def test_unknown_option() -> None:
+    with pytest.raises(Exception, match="unknown option 'on_mis'.*on_miss"):
+        compile_ak(lambda x: x + 1, options={"on_mis": "generate"})(torch.randn(3))
+
+
+def test_inductor_options_and_mode_pass_through(engine: ReferenceEngine) -> None:
+    x = torch.randn(4, 5)
+    close(compile_ak(lambda t: t.exp() + 1, options={"epilogue_fusion": False})(x), x.exp() + 1)
+    torch._dynamo.reset()
+    close(compile_ak(lambda t: t.exp() + 1, mode="max-autotune-no-cudagraphs")(x), x.exp() + 1)
+
+
+def test_a_failure_inside_falls_back(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "resolve", lambda *a: (_ for _ in ()).throw(ValueError("planted")))
+    x = torch.randn(4, 5)
+    with pytest.warns(RuntimeWarning, match="planted"):
+        close(compile_ak(lambda t: t.exp() + 2)(x), x.exp() + 2)
+
+
+def test_strict_raises(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "resolve", lambda *a: (_ for _ in ()).throw(ValueError("planted")))
+    with pytest.raises(Exception, match="planted"):
+        compile_ak(lambda t: t.exp() + 2, options={"strict": True})(torch.randn(4, 5))

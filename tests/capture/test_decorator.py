@@ -1,0 +1,232 @@
+"""The decorator: direct calls where the whole forward is one region, torch.compile everywhere else, eager's results always."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import torch_autokernel as ak
+from tests.capture.engines import ReferenceEngine
+from torch_autokernel.capture.decorator import Accelerated
+from torch_autokernel.core.errors import ConfigError, UsageError
+
+SCALE = 2.0
+FLAGS = {"on": True}
+
+
+def swiglu(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.silu(x) * y
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return x.exp() * SCALE
+
+
+def branchy(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() + 1 if x.shape[0] > 4 else x.cos() - 1
+
+
+class RMSNorm(torch.nn.Module):
+    def __init__(self, n: int = 16) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(n))
+        self.eps = 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+def direct_plans(target: Any) -> int:
+    return len(target.plans)
+
+
+def test_function_is_called_directly(engine: ReferenceEngine) -> None:
+    f = ak.autokernel(swiglu)
+    x, y = torch.randn(4, 8), torch.randn(4, 8)
+    for _ in range(3):
+        torch.testing.assert_close(f(x, y), swiglu(x, y))
+    assert direct_plans(f) == 1 and len(engine.calls) == 3
+    assert f._compiled is None, "torch.compile was used"
+    assert f.__name__ == "swiglu" and ak.restore(f) is swiglu
+
+
+def test_python_that_branches_on_sizes(engine: ReferenceEngine) -> None:
+    f = ak.autokernel(branchy)
+    for n in (3, 8, 4, 5):
+        x = torch.randn(n, 6)
+        torch.testing.assert_close(f(x), branchy(x))
+
+
+def test_a_changed_global_is_seen(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    f = ak.autokernel(scaled)
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(f(x), scaled(x))
+    monkeypatch.setitem(globals(), "SCALE", 5.0)
+    torch.testing.assert_close(f(x), x.exp() * 5.0)
+
+
+def test_mutable_globals_are_refused(engine: ReferenceEngine) -> None:
+    @ak.autokernel
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return x.exp() + 1 if FLAGS["on"] else x.exp() - 1
+
+    x = torch.randn(4)
+    torch.testing.assert_close(f(x), x.exp() + 1)
+    assert direct_plans(f) == 0 and "FLAGS" in f.reason
+    FLAGS["on"] = False
+    torch.testing.assert_close(f(x), x.exp() - 1)
+    FLAGS["on"] = True
+
+
+def test_side_effects_are_kept(engine: ReferenceEngine) -> None:
+    seen = []
+
+    @ak.autokernel
+    def f(x: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return x.exp() + 1
+
+    f(torch.randn(3)), f(torch.randn(3))
+    assert len(seen) == 2
+
+
+def test_module_instance(engine: ReferenceEngine) -> None:
+    m = RMSNorm()
+    plain = copy.deepcopy(m)
+    assert ak.autokernel(m) is m
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(m(x), plain(x))
+        assert direct_plans(m.forward) == 1
+        m.weight.mul_(2)
+        torch.testing.assert_close(m(x), 2 * plain(x))
+        m.eps = 1.0
+        plain.eps = 1.0
+        torch.testing.assert_close(m(x), 2 * plain(x))
+        m.weight = torch.nn.Parameter(plain.weight.clone())
+        torch.testing.assert_close(m(x), plain(x))
+    y = x.clone().requires_grad_()
+    z = x.clone().requires_grad_()
+    m(y).sum().backward()
+    plain(z).sum().backward()
+    torch.testing.assert_close(y.grad, z.grad)
+    torch.testing.assert_close(m.weight.grad, plain.weight.grad)
+    assert ak.restore(m) is m and "forward" not in m.__dict__
+
+
+def test_module_hooks_still_run(engine: ReferenceEngine) -> None:
+    m = ak.autokernel(RMSNorm())
+    seen = []
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        m(x)
+        m.register_forward_hook(lambda *a: seen.append(1))
+        m(x)
+    assert seen == [1]
+
+
+def test_module_class_and_method(engine: ReferenceEngine) -> None:
+    @ak.autokernel
+    class Norm(RMSNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+    class Other(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k = 3.0
+
+        @ak.autokernel
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.tanh() * self.k
+
+    a, b, o = Norm(), Norm(), Other()
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        for m in (a, b):
+            torch.testing.assert_close(m(x), RMSNorm.forward(m, x))
+        torch.testing.assert_close(o(x), x.tanh() * 3.0)
+        o.k = 4.0
+        torch.testing.assert_close(o(x), x.tanh() * 4.0)
+    assert engine.calls
+
+
+def test_deepcopy_and_pickle(engine: ReferenceEngine) -> None:
+    m = ak.autokernel(RMSNorm())
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        m(x)
+        other = copy.deepcopy(m)
+        other.weight.zero_()
+        assert other(x).abs().max() == 0
+        assert m(x).abs().max() > 0
+        again = pickle.loads(pickle.dumps(m))
+        torch.testing.assert_close(again(x), m(x))
+
+
+def test_outputs_of_many_kinds(engine: ReferenceEngine) -> None:
+    @ak.autokernel
+    def f(x: torch.Tensor, k: float) -> Any:
+        return {"a": x * k, "b": (x.sum(-1), None, k)}
+
+    x = torch.randn(4, 8)
+    for k in (2.0, 3.0):
+        got = f(x, k)
+        torch.testing.assert_close(got["a"], x * k)
+        assert got["b"][1] is None and got["b"][2] == k
+    assert direct_plans(f) == 2
+
+
+@pytest.mark.parametrize("case", ["alias", "mutation", "kwargs", "vmap", "autocast", "grad", "strided", "empty", "one"])
+def test_what_is_not_plain(engine: ReferenceEngine, case: str) -> None:
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        if case == "alias":
+            return x.view(-1)
+        if case == "mutation":
+            x.add_(1)
+        return x.sigmoid() * 2
+
+    f = ak.autokernel(plain)
+    x = torch.randn({"empty": (0, 3), "one": (1, 1)}.get(case, (4, 6)))
+    if case == "strided":
+        x = x.t()
+    x1, x2 = x.clone(memory_format=torch.preserve_format), x.clone(memory_format=torch.preserve_format)
+    if case == "kwargs":
+        torch.testing.assert_close(f(x=x1), plain(x=x2))
+    elif case == "vmap":
+        torch.testing.assert_close(torch.vmap(f)(x1), torch.vmap(plain)(x2))
+    elif case == "autocast":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert f(x1).dtype == plain(x2).dtype
+    elif case == "grad":
+        x1.requires_grad_(), x2.requires_grad_()
+        f(x1).sum().backward(), plain(x2).sum().backward()
+        torch.testing.assert_close(x1.grad, x2.grad)
+    else:
+        a, b = f(x1), plain(x2)
+        torch.testing.assert_close(a, b)
+        assert a.stride() == b.stride()
+    if case == "alias":
+        assert f(x1).data_ptr() == x1.data_ptr()
+    torch.testing.assert_close(x1, x2)
+
+
+def test_errors() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'max_second'.*max_seconds"):
+        ak.autokernel(max_second=3)
+    with pytest.raises(UsageError, match="cannot decorate a int"):
+        ak.autokernel(3)
+    with pytest.raises(ConfigError, match="on_miss='sometimes'"):
+        ak.autokernel(swiglu, on_miss="sometimes")
+
+
+def test_options_reach_the_engine(engine: ReferenceEngine) -> None:
+    f = ak.autokernel(disable=True)(swiglu)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(f(x, x), swiglu(x, x))
+    assert isinstance(f, Accelerated) and not engine.calls

@@ -1,0 +1,260 @@
+"""`torch.compile(model, backend="autokernel")`.
+
+AOTAutograd makes forward, backward and inference graphs; for each of them regions are resolved before Inductor computes its
+cache key, and swapped in by a post-grad pass, so that what Inductor caches under a set of kernels refers to that set only.
+Any failure of ours warns once, names the reason, and leaves the graph to Inductor as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from torch_autokernel.capture import operators
+from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.background import Search, Swapping
+from torch_autokernel.capture.partition import Left, Partition, partition
+from torch_autokernel.capture.record import Record, note
+from torch_autokernel.capture.swap import swap
+from torch_autokernel.core.config import FIELDS, Config, config
+from torch_autokernel.core.errors import AutoKernelError, ConfigError
+from torch_autokernel.core.types import digest
+from torch_autokernel.engine import Decision, Engine, conditions, identity
+
+log = logging.getLogger(__name__)
+
+_POST_GRAD = "post_grad_custom_pre_pass"
+
+
+class AutoKernelPass:
+    """The post-grad pass: swaps in the kernels that are already resolved. Made a CustomGraphPass on first use, so that
+    importing this module does not import Inductor."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __call__(self, graph: fx.Graph) -> None:
+        self.session.replace(graph)
+
+    def uuid(self) -> str:
+        return self.session.uuid()
+
+
+@functools.cache
+def _pass_class() -> type:
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    return type("AutoKernelGraphPass", (AutoKernelPass, CustomGraphPass), {})
+
+
+class Session:
+    """One compilation: an engine, a configuration and what was decided."""
+
+    def __init__(self, options: Config) -> None:
+        self.config = options
+        self.engine = Engine.current(options)
+        self.fresh = False  # whether AOTAutograd must not save: its key is older than new kernels, or a search is still due
+        self.searches: list[Search] = []
+        self.prepared: dict[str, Decision] = {}
+        self.look_up = dataclasses.replace(options, on_miss="fallback")  # the pass only swaps in what prepare found
+
+    def uuid(self) -> str:
+        """Digest of the set of kernels, the architecture and the policy; enters torch's cache keys."""
+        engine = self.engine
+        kernels = engine.store.manifest_digest(engine.arch.key, engine.abi)
+        policy = [self.config.on_miss, self.config.rest, conditions(self.config)]
+        return digest([kernels, engine.arch.key, engine.abi, policy])
+
+    def register_all(self) -> None:
+        """Register every kernel of the manifest: on a warm Inductor cache the pass never runs, but the operators must be
+        there."""
+        for entry in self.engine.entries():
+            operators.ensure(entry, self.engine.load)
+
+    def decide(self, found: Partition) -> list[Decision]:
+        """What `prepare` decided for these regions; a region that it did not see is only looked up."""
+        unseen = [c.region for c in found.regions if identity(c.region) not in self.prepared]
+        late = {identity(d.region): d for d in self.engine.resolve(unseen, self.look_up)} if unseen else {}
+        decided = [(late | self.prepared)[identity(c.region)] for c in found.regions]
+        return [dataclasses.replace(d, region=c.region) for d, c in zip(decided, found.regions, strict=True)]
+
+    def prepare(self, graph: fx.Graph) -> None:
+        """Resolve the graph's regions, searching for what is missing, before anything is keyed by the set of kernels. What is
+        decided is noted here: on a warm Inductor cache the pass never runs."""
+        phase = phase_of(graph)
+        found = partition(graph, phase)
+        with ordinary_torch():
+            decisions = self.engine.resolve([c.region for c in found.regions], self.config)
+        self.prepared.update((identity(d.region), d) for d in decisions)
+        unsettled = ("generated", "miss") if self.config.on_miss != "fallback" else ("generated",)
+        self.fresh = any(d.outcome in unsettled for d in decisions)
+        missing = [d.region for d in decisions if d.outcome == "miss"]
+        if missing and self.config.on_miss == "background":
+            self.searches.append(Search(missing, self.config, self.engine.work_folder()))
+        self.register_all()
+        entries = [d.entry for d in decisions if d.entry is not None]
+        loaded = [operators.ensure(e, self.engine.load).load() is None for e in entries]
+        note(Record(phase, tuple(decisions), tuple(found.left), sum(loaded)))
+
+    def prepare_safely(self, graph: fx.Graph) -> None:
+        """`prepare`, which never raises unless `strict`."""
+        try:
+            self.prepare(graph)
+        except Exception as error:  # the capture boundary, as in `replace`
+            self.fresh = True
+            if self.config.strict:
+                raise
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        warn_once(error)
+        note(Record("unknown", (), (Left((), f"{type(error).__name__}: {error}"),), 0))
+
+    def replace(self, graph: fx.Graph) -> None:
+        """Swap kernels into the graph; never raises unless `strict`."""
+        try:
+            found = partition(graph, phase_of(graph))
+            decisions = self.decide(found)
+            chosen = []
+            for captured, decision in zip(found.regions, decisions, strict=True):
+                if decision.entry is not None:
+                    operator = operators.ensure(decision.entry, self.engine.load)
+                    if (problem := operator.load()) is None:
+                        chosen.append((captured, operator.overload))
+                    else:
+                        log.warning("%s", problem)
+            swap(graph, chosen)
+        except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
+            if self.config.strict:
+                raise
+            self._failed(error)
+
+
+def phase_of(graph: fx.Graph) -> str:
+    """`backward`, `forward` (of a training pair) or `inference`, by how AOTAutograd names the inputs."""
+    names = [n.name for n in graph.nodes if n.op == "placeholder"]
+    if any(n.startswith("tangents") for n in names):
+        return "backward"
+    return "forward" if any(n.startswith("primals") for n in names) else "inference"
+
+
+_WARNED: set[str] = set()
+
+
+def warn_once(error: BaseException) -> None:
+    text = f"{type(error).__name__}: {error}"
+    log.warning("falling back to the reference: %s", text, exc_info=log.isEnabledFor(logging.DEBUG))
+    if text not in _WARNED:
+        _WARNED.add(text)
+        warnings.warn(f"torch_autokernel fell back: {text}", RuntimeWarning, stacklevel=3)
+
+
+def split_options(options: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ours and Inductor's options; raises ConfigError (a RuntimeError) for a key that neither knows."""
+    ours, theirs = {}, {}
+    for key, value in (options or {}).items():
+        if key in FIELDS:
+            ours[key] = value
+            continue
+        from torch._inductor import config as inductor_config
+
+        name = key.replace("-", "_")
+        if name not in inductor_config.get_config_copy():
+            raise ConfigError(
+                f"unknown option {key!r}; known: {', '.join(FIELDS)}, and Inductor's own options",
+                hint="torch._inductor.list_options() lists Inductor's",
+            )
+        theirs[name] = value
+    return ours, theirs
+
+
+def autokernel(gm: fx.GraphModule, example_inputs: Sequence[Any], *, mode: str | None = None,
+               options: Mapping[str, Any] | None = None) -> Callable[..., Any]:  # fmt: skip
+    """The backend. `options` are fields of `Config` or of Inductor's configuration; `mode` is Inductor's."""
+    ours, theirs = split_options(options)
+    resolved = config.resolve(ours)
+    if mode:
+        from torch._inductor import list_mode_options
+
+        theirs = {**list_mode_options(mode), **theirs}
+    session = None if resolved.disable else _open(resolved)
+    if resolved.rest == "eager":
+        from torch_autokernel.capture.eager_rest import compile_eager
+
+        return compile_eager(gm, example_inputs, session)
+    if session is None or resolved.on_miss != "background":
+        return _compile_inductor(gm, example_inputs, session, theirs)
+    return _compile_and_swap_later(gm, example_inputs, session, theirs)
+
+
+def _compile_and_swap_later(gm: fx.GraphModule, example_inputs: Sequence[Any], session: Session,
+                            patches: dict[str, Any]) -> Callable[..., Any]:  # fmt: skip
+    """Inductor now; the search beside it; the kernels when they are there (see `background`)."""
+    static = not any(
+        isinstance(s, torch.SymInt) for t in example_inputs for s in (t.shape if isinstance(t, torch.Tensor) else [t])
+    )
+    spare = copy.deepcopy(gm) if static else None
+    compiled = _compile_inductor(gm, example_inputs, session, patches)
+    if not session.searches or spare is None:
+        return compiled
+    later = Session(dataclasses.replace(session.config, on_miss="fallback"))
+    return Swapping(compiled, lambda: _compile_inductor(spare, example_inputs, later, patches), session.searches)
+
+
+def _open(resolved: Config) -> Session | None:
+    """A session, or None with a warning where the plugin cannot work here at all."""
+    try:
+        session = Session(resolved)
+        session.register_all()
+        return session
+    except (AutoKernelError, OSError) as error:
+        if resolved.strict or isinstance(error, ConfigError):
+            raise
+        warn_once(error)
+        return None
+
+
+def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session: Session | None,
+                      patches: dict[str, Any]) -> Callable[..., Any]:  # fmt: skip
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    if session is None:
+        plain: Callable[..., Any] = compile_fx(gm, example_inputs, config_patches=patches or None)  # type: ignore[assignment]
+        return plain
+    from torch._inductor import config as inductor_config
+
+    earlier = patches.get(_POST_GRAD, getattr(inductor_config, _POST_GRAD))
+    ours = _pass_class()(session)
+    chain = [*(earlier if isinstance(earlier, (list, tuple)) else [earlier] if earlier else []), ours]
+
+    def inner(graph_module: fx.GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Any:
+        session.prepare_safely(graph_module.graph)
+        compiled = compile_fx_inner(graph_module, inputs, **kwargs)
+        if session.fresh and getattr(compiled, "_fx_graph_cache_key", None):
+            compiled._fx_graph_cache_key = None
+        return compiled
+
+    passes: Any = chain[0] if len(chain) == 1 else chain
+    result: Callable[..., Any] = compile_fx(
+        gm, example_inputs, inner_compile=inner, config_patches={**patches, _POST_GRAD: passes}
+    )  # type: ignore[assignment]
+    return result
+
+
+def reset() -> None:
+    """Called by torch.compiler.reset(): forget what was noted and warned."""
+    from torch_autokernel.capture import record
+
+    _WARNED.clear()
+    record.clear()
+
+
+autokernel.reset = reset  # type: ignore[attr-defined]

@@ -1,0 +1,149 @@
+"""`@autokernel` for functions, methods, module classes and module instances.
+
+A call whose whole forward is one region goes straight to its kernel: the inputs are checked, what the Python would have read
+is checked by identity, and nothing else runs. Every other call goes through torch.compile with the autokernel backend, which
+is also where training, mutation, aliasing and whatever is not understood end up.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from torch_autokernel.capture import direct
+from torch_autokernel.capture.backend import autokernel as backend
+from torch_autokernel.core.config import check_keys, config
+from torch_autokernel.core.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_MAX_PLANS = 16
+
+
+class Accelerated:
+    """A callable in the place of a function (or of one module's forward)."""
+
+    def __init__(self, function: Callable[..., Any], module: torch.nn.Module | None, options: Mapping[str, Any]) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.original = function
+        self.module = module
+        self.options = dict(options)
+        self.plans: dict[Any, direct.Plan] = {}
+        self.failed: set[Any] = set()
+        self.reason = ""
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs and direct.plain_world():
+            key = direct.shapes(args)
+            plan = self.plans.get(key)
+            if plan is not None and (result := plan(args)) is not direct.MISS:
+                return result
+            plan = self._plan(key, args)
+            if plan is not None and (result := plan(args)) is not direct.MISS:
+                return result
+        return self.compiled(*args, **kwargs)
+
+    def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | None:
+        """A new plan for calls like this one; None where there can be none (the reason is kept and logged once)."""
+        ident = direct.identity(args)
+        if ident is None or ident in self.failed or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
+            return None
+        resolved = config.resolve(self.options)
+        plan = None if resolved.disable else direct.make_plan(self.original, args, self.module, resolved)
+        if isinstance(plan, direct.Plan):
+            self.plans[key] = plan
+            return plan
+        self.failed.add(ident)
+        self.reason = plan or "disabled"
+        log.info("%s is not called directly: %s", getattr(self.original, "__qualname__", self.original), self.reason)
+        return None
+
+    @property
+    def compiled(self) -> Callable[..., Any]:
+        """The call through torch.compile, or the plain one where the plugin is disabled."""
+        if self._compiled is None:
+            target = self.original if self.module is None else self.original.__get__(self.module)
+            if config.resolve(self.options).disable:
+                return target
+            self._compiled = torch.compile(target, backend=backend, options=self.options or None)
+        return self._compiled
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else _bound(self, instance)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        return Accelerated(self.original, copy.deepcopy(self.module, memo), self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"original": self.original, "module": self.module, "options": self.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Accelerated.__init__(self, state["original"], state["module"], state["options"])
+
+    def __repr__(self) -> str:
+        return f"<autokernel {getattr(self.original, '__qualname__', self.original)!s}: {len(self.plans)} direct kernels>"
+
+
+def _bound(method: Accelerated, instance: Any) -> Callable[..., Any]:
+    """The method on one instance, with state of its own kept on the instance."""
+    if not isinstance(instance, torch.nn.Module):
+        return types.MethodType(_Method(method), instance)
+    key = f"_autokernel_{method.__name__}"  # type: ignore[attr-defined]
+    found = instance.__dict__.get(key)
+    if found is None or found.module is not instance:
+        found = instance.__dict__[key] = Accelerated(method.original, instance, method.options)
+    return found
+
+
+class _Method:
+    """A method of an ordinary object: its state cannot be watched, so it goes through torch.compile."""
+
+    def __init__(self, method: Accelerated) -> None:
+        self.method = method
+
+    def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.method.compiled(instance, *args, **kwargs)
+
+
+def autokernel(target: Any = None, /, **options: Any) -> Any:
+    """The target with its calls accelerated: a function or method is wrapped, an nn.Module class or instance is returned
+    itself with its `forward` wrapped.
+
+    Options are the fields of `Config`. Raises ConfigError for an unknown option and UsageError for a target that cannot be
+    called. A failure inside the plugin never reaches the caller unless `strict=True`.
+    """
+    check_keys(options)
+    config.resolve(options)
+    if target is None:
+        return functools.partial(autokernel, **options)
+    if isinstance(target, type) and issubclass(target, torch.nn.Module):
+        target.forward = Accelerated(target.forward, None, options)
+        return target
+    if isinstance(target, torch.nn.Module):
+        if "forward" not in target.__dict__:
+            target.__dict__["forward"] = Accelerated(type(target).forward, target, options)
+        return target
+    if isinstance(target, types.MethodType) and isinstance(target.__self__, torch.nn.Module):
+        return Accelerated(target.__func__, target.__self__, options)
+    if not callable(target):
+        raise UsageError(f"autokernel cannot decorate a {type(target).__name__}",
+                         hint="give a function, a method, an nn.Module class or an nn.Module instance")  # fmt: skip
+    return Accelerated(target, None, options)
+
+
+def restore(target: Any) -> Any:
+    """Undo `autokernel`: the plain function, or the module (class or instance) with its own forward."""
+    if isinstance(target, Accelerated):
+        return target.original
+    if isinstance(target, type) and isinstance(vars(target).get("forward"), Accelerated):
+        target.forward = vars(target)["forward"].original  # type: ignore[attr-defined]
+    elif isinstance(target, torch.nn.Module):
+        target.__dict__.pop("forward", None)
+    return target

@@ -1,0 +1,161 @@
+"""Direct calls: from the user's arguments to the kernel without dynamo, AOTAutograd or Inductor in between."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from torch_autokernel.capture import purity
+from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.index_guard import guarded
+from torch_autokernel.capture.record import Record, note
+from torch_autokernel.capture.whole import Constant, capture_whole
+from torch_autokernel.core.config import Config
+from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
+from torch_autokernel.engine import Engine
+
+log = logging.getLogger(__name__)
+
+MISS = object()
+_SCALARS = (int, float, bool, str, type(None))
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_autocast = torch.is_autocast_enabled
+_compiling = torch.compiler.is_compiling
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+
+
+def plain_world() -> bool:
+    """Whether nothing around the call changes what operations mean: no autocast, vmap, modes, tracing or compilation."""
+    return not (
+        _dispatch_modes()
+        or _function_modes()
+        or _autocast("cpu")
+        or _compiling()
+        or _functorch_level() is not None
+        or _tracing()
+    )
+
+
+def identity(args: tuple[Any, ...]) -> Any:
+    """A hashable description of what a plan depends on; None for arguments that no plan takes."""
+    parts: list[Any] = [torch.is_grad_enabled()]
+    for a in args:
+        if type(a) in _PLAIN:
+            if a.layout is not torch.strided:
+                return None
+            parts.append((a.dtype, tuple(a.shape), a.stride(), a.requires_grad, a.device.type))
+        elif type(a) in _SCALARS:
+            parts.append((type(a), a))
+        else:
+            return None
+    return tuple(parts)
+
+
+def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What plans are looked up by. Sizes must be equal: the Python that was traced may have branched on them."""
+    return tuple([a.shape if type(a) in _PLAIN else a if type(a) in _SCALARS else None for a in args])
+
+
+class Plan:
+    """One kernel for calls of one kind; found by `shapes(args)`, which it does not check again."""
+
+    __slots__ = (
+        "args",
+        "default_dtype",
+        "expected",
+        "indices",
+        "kernel",
+        "outputs",
+        "parameters",
+        "scalars",
+        "simple",
+        "unflatten",
+        "watched",
+    )
+
+    def __init__(self, kernel: Callable[..., Any], args: tuple[Any, ...], watched: purity.Watched, order: tuple[int, ...],
+                 parameters: list[torch.Tensor], outputs: tuple[Any, ...], out_spec: pytree.TreeSpec) -> None:  # fmt: skip
+        self.kernel = kernel
+        self.expected = len(args)
+        self.scalars = [(i, type(a), a) for i, a in enumerate(args) if not isinstance(a, torch.Tensor)]
+        tensors = [i for i, a in enumerate(args) if isinstance(a, torch.Tensor)]
+        self.args = tensors
+        self.indices = [(True, tensors[k]) if k < len(tensors) else (False, k - len(tensors)) for k in order]
+        self.parameters = parameters
+        self.watched = watched
+        self.outputs = outputs
+        self.simple = out_spec.is_leaf() and outputs == (0,)
+        self.unflatten = out_spec
+        self.default_dtype = torch.get_default_dtype()
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """The result, or MISS where this plan is not for these arguments."""
+        if len(args) != self.expected or torch.get_default_dtype() is not self.default_dtype:
+            return MISS
+        for i, kind, value in self.scalars:
+            if type(args[i]) is not kind or args[i] != value:
+                return MISS
+        if not self.watched.holds():
+            return MISS
+        tensors = [args[i] if given else self.parameters[i] for given, i in self.indices]
+        if torch.is_grad_enabled():
+            for i in self.args:
+                if args[i].requires_grad:
+                    return MISS
+            for p in self.parameters:
+                if p.requires_grad:
+                    return MISS
+        try:
+            results = self.kernel(*tensors)
+        except GuardMiss:
+            return MISS
+        if self.simple:
+            return results[0]
+        leaves = [o.value if isinstance(o, Constant) else results[o] for o in self.outputs]
+        return pytree.tree_unflatten(leaves, self.unflatten)
+
+
+def make_plan(
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config
+) -> Plan | str:
+    """A plan for calls like this one, or the reason why there is none."""
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    state = [] if module is None else [*module.parameters(), *module.buffers()]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *state)):
+        return "gradients are recorded"
+    if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() for t in (*tensors, *state)):
+        return "a tensor is not on the CPU"
+    watched = purity.watch(function, module)
+    if watched.reason is not None:
+        return watched.reason
+    try:
+        whole = capture_whole(function, args, module)
+        engine = Engine.current(config)
+        with ordinary_torch():
+            (decision,) = engine.resolve([whole.captured.region], config)
+        note(Record("inference", (decision,), (), int(decision.entry is not None)))
+        if decision.entry is None:
+            return decision.reason
+        kernel = guarded(decision.entry.signature, engine.load(decision.entry))
+    except CaptureError as error:
+        return error.message
+    except (AutoKernelError, OSError) as error:
+        if config.strict:
+            raise
+        log.warning("a direct call is not possible: %s", error)
+        return str(error)
+    except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
+        if config.strict:
+            raise
+        log.warning("a direct call is not possible: %s: %s", type(error).__name__, error, exc_info=True)
+        return f"{type(error).__name__}: {error}"
+    named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
+    return Plan(kernel, args, watched, whole.order, named, whole.outputs, whole.out_spec)

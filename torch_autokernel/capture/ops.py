@@ -1,0 +1,79 @@
+"""Which post-grad operations a region may hold, and what each does to shapes.
+
+Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `source`, or None: not for us. A test checks
+that the built-in generator can lower every name here.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+POINTWISE = frozenset((
+    "aten.abs.default", "aten.add.Tensor", "aten.add.Scalar", "aten.sub.Tensor", "aten.sub.Scalar", "aten.mul.Tensor",
+    "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar", "aten.neg.default", "aten.reciprocal.default",
+    "aten.sqrt.default", "aten.rsqrt.default", "aten.exp.default", "aten.exp2.default", "aten.expm1.default",
+    "aten.log.default", "aten.log2.default", "aten.log1p.default", "aten.sigmoid.default", "aten.tanh.default",
+    "aten.erf.default", "aten.sin.default", "aten.cos.default", "aten.relu.default", "aten.silu.default", "aten.gelu.default",
+    "aten.pow.Tensor_Scalar", "aten.square.default", "aten.sign.default", "aten.floor.default", "aten.ceil.default",
+    "aten.round.default", "aten.trunc.default", "aten.maximum.default", "aten.minimum.default", "aten.clamp.default",
+    "aten.clamp_min.default", "aten.clamp_max.default", "aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther",
+    "aten.where.Scalar", "aten.masked_fill.Scalar", "aten.eq.Tensor", "aten.eq.Scalar", "aten.ne.Tensor", "aten.ne.Scalar",
+    "aten.lt.Tensor", "aten.lt.Scalar", "aten.le.Tensor", "aten.le.Scalar", "aten.gt.Tensor", "aten.gt.Scalar",
+    "aten.ge.Tensor", "aten.ge.Scalar", "aten.logical_and.default", "aten.logical_or.default", "aten.logical_not.default",
+    "aten.logical_xor.default", "aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor", "aten.bitwise_xor.Tensor",
+    "aten.bitwise_not.default", "aten.isnan.default", "aten.isinf.default", "aten.clone.default", "aten.fmod.Scalar",
+    "aten.rsub.Scalar",
+)) | {"prims.convert_element_type.default"}  # fmt: skip
+
+VIEWS = frozenset((
+    "aten.reshape.default", "aten.view.default", "aten.unsqueeze.default", "aten.squeeze.default", "aten.squeeze.dim",
+    "aten.squeeze.dims", "aten.expand.default", "aten.permute.default", "aten.slice.Tensor", "aten.select.int",
+    "aten.as_strided.default",
+))  # fmt: skip
+
+REDUCTIONS = frozenset((
+    "aten.sum.dim_IntList", "aten.sum.default", "aten.mean.dim", "aten.mean.default", "aten.amax.default",
+    "aten.amin.default", "aten.prod.dim_int", "aten.var_mean.correction", "aten.var.correction",
+))  # fmt: skip
+
+SHAPED = frozenset((
+    "aten.cat.default", "aten.slice_scatter.default", "aten.constant_pad_nd.default", "aten.gather.default",
+    "aten.embedding.default",
+))  # fmt: skip
+
+SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
+
+GETITEM = "getitem"
+
+# What Inductor calls as a whole: it never fuses across these on a CPU, so a region loses nothing by ending there.
+EXTERN_PREFIXES = ("aten.mm.", "aten.addmm.", "aten.bmm.", "aten.baddbmm.", "aten.convolution", "aten._scaled_dot_product",
+                   "aten._flash", "aten.sort", "aten.topk", "mkldnn.", "mkl.", "aten._convolution", "aten._fused",
+                   "aten.lstm", "aten.gru", "aten._embedding_bag", "autokernel.", "aten.copy_.", "aten._trilinear")  # fmt: skip
+
+DTYPES = frozenset(("float32", "bfloat16", "float16", "float64", "int64", "int32", "uint8", "int8", "int16", "bool"))
+FLOATS = frozenset(("float32", "bfloat16", "float16", "float64"))
+
+
+def name_of(target: Any) -> str:
+    """`aten.add.Tensor` for an overload, `getitem` for tuple access, else the text of the target."""
+    return GETITEM if target is operator.getitem else str(target)
+
+
+def kind(name: str) -> str | None:
+    """The class of an operation, or None where a region must end."""
+    if name in POINTWISE:
+        return "pointwise"
+    if name in VIEWS:
+        return "view"
+    if name in REDUCTIONS:
+        return "reduction"
+    if name in SHAPED:
+        return "shaped"
+    if name in SOURCES:
+        return "source"
+    return GETITEM if name == GETITEM else None
+
+
+def is_extern(name: str) -> bool:
+    return name.startswith(EXTERN_PREFIXES)

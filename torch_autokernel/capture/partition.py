@@ -1,0 +1,299 @@
+"""Cut a post-grad graph into regions.
+
+Every operation that a region may hold gets a depth: how many extern calls (matmul, convolution, attention) must have run
+before it. Nodes of one depth that touch each other form a region: no path can leave such a set and come back, so replacing
+it by one call never makes a cycle. A node whose users all stand deeper sinks to the shallowest of them, so that cheap
+recomputation lands in the region that reads it. Constants and iotas belong to everybody and are copied into each region.
+Views at the edge stay outside: the kernel gets the strided tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx
+
+from torch_autokernel.capture import ops
+from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
+from torch_autokernel.capture.sizes import hint
+from torch_autokernel.core.errors import CaptureError
+
+MAX_NODES = 256
+MAX_TENSORS = 64
+
+
+@dataclass(frozen=True)
+class Left:
+    """Nodes that stay as they are, and why."""
+
+    nodes: tuple[str, ...]
+    reason: str
+
+
+@dataclass
+class Partition:
+    regions: list[Captured]
+    left: list[Left]
+
+
+def partition(graph: fx.Graph, phase: str = "inference") -> Partition:
+    """The regions of a graph in topological order, and what was left out with the reason."""
+    banned: dict[fx.Node, str] = {}
+    while True:
+        found = _attempt(graph, phase, banned)
+        if found is not None:
+            return found
+
+
+def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partition | None:
+    """One pass; None where a node had to be banned and the cut must be made anew."""
+    fusible = _fusible(graph, banned)
+    free = _free(graph, fusible)
+    depth = _depths(graph, fusible)
+    out = Partition([], [Left((n.name,), why) for n, why in banned.items()])
+    for group in _components(graph, fusible - free, depth):
+        members = _with_free(_trim(group), free, graph)
+        if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "shaped") for n in members):
+            continue
+        names = tuple(n.name for n in members)
+        if len(members) > MAX_NODES:
+            out.left.append(Left(names, f"{len(members)} operations are more than {MAX_NODES}"))
+            continue
+        try:
+            captured = capture_region(members, phase=phase, copies=free)
+        except CaptureError as error:
+            culprit = _culprit(members, error)
+            if culprit is None or culprit in banned:
+                out.left.append(Left(names, error.message))
+                continue
+            banned[culprit] = error.message
+            return None
+        if len(captured.inputs) + len(captured.outputs) > MAX_TENSORS:
+            out.left.append(Left(names, f"more than {MAX_TENSORS} tensors go in and out"))
+        elif not captured.outputs:
+            continue
+        else:
+            out.regions.append(captured)
+    taken = {n for c in out.regions for n in c.members}
+    out.regions = [replace(c, region=replace(c.region, edge_bytes=_edge_bytes(c, taken))) for c in out.regions]
+    return out
+
+
+def _edge_bytes(captured: Captured, taken: set[fx.Node]) -> int:
+    """Bytes of the tensors that pass between the region and operations that Inductor could have fused with it."""
+    ends = [n for n in captured.inputs if _fuses(_through_views(n), taken)]
+    ends += [n for n in captured.outputs if any(_fuses(u, taken) for u in n.users if u not in captured.members)]
+    return sum(_bytes(n) for n in ends)
+
+
+def _through_views(node: fx.Node) -> fx.Node:
+    while ops.kind(ops.name_of(node.target)) in ("view", ops.GETITEM):
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _fuses(node: fx.Node, taken: set[fx.Node]) -> bool:
+    """Whether Inductor makes a loop of its own out of this node, which no region took."""
+    name = ops.name_of(node.target)
+    return (
+        node.op == "call_function"
+        and node not in taken
+        and name != ops.GETITEM
+        and not ops.is_extern(name)
+        and ops.kind(name) != "view"
+        and not _mutates(node)
+    )
+
+
+def _bytes(node: fx.Node) -> int:
+    value = node.meta["val"]
+    return int(value.element_size() * math.prod(hint(s) for s in value.shape))
+
+
+def _culprit(members: Iterable[fx.Node], error: CaptureError) -> fx.Node | None:
+    """The node that an error names in front of its colon."""
+    name = error.message.partition(":")[0]
+    return next((n for n in members if n.name == name or ops.name_of(n.target) == name), None)
+
+
+def _fusible(graph: fx.Graph, banned: dict[fx.Node, str]) -> set[fx.Node]:
+    out: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function" or node in banned:
+            continue
+        name = ops.name_of(node.target)
+        if name == ops.GETITEM:
+            if node.args[0] in out:
+                out.add(node)
+        elif ops.kind(name) and _values_fit(node):
+            out.add(node)
+    return out
+
+
+def _values_fit(node: fx.Node) -> bool:
+    """All tensors strided, on the CPU, of a dtype that a kernel may hold, and the layout asked for an ordinary one."""
+    value = node.meta.get("val")
+    tensors = list(value) if isinstance(value, (tuple, list)) else [value]
+    tensors += [
+        a.meta.get("val") for a in node.all_input_nodes if not isinstance(a.meta.get("val"), (torch.SymInt, tuple, list))
+    ]
+    return all(
+        isinstance(t, torch.Tensor)
+        and t.layout is torch.strided
+        and t.device.type == "cpu"
+        and dtype_name(t.dtype) in ops.DTYPES
+        for t in tensors
+    ) and (ops.name_of(node.target) != "aten.slice_scatter.default" or _is_source(node.args[0]))
+
+
+def _is_source(node: object) -> bool:
+    return isinstance(node, fx.Node) and ops.kind(ops.name_of(node.target)) == "source"
+
+
+def _free(graph: fx.Graph, fusible: set[fx.Node]) -> set[fx.Node]:
+    """Constants, iotas, and views and conversions of these: cheap enough to copy into every region that reads them."""
+    out: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node not in fusible:
+            continue
+        name = ops.name_of(node.target)
+        if (
+            ops.kind(name) == "source"
+            or (ops.kind(name) == "view" or name == "prims.convert_element_type.default")
+            and node.args[0] in out
+        ):
+            out.add(node)
+    return out
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
+    """How many extern calls precede a node (as late as its users allow). A mutation in mid-graph is a wall: nothing before it
+    shares a depth with anything behind it."""
+    depth: dict[fx.Node, int] = {}
+    wall = 0
+    for node in graph.nodes:
+        level = wall
+        for arg in node.all_input_nodes:
+            level = max(level, depth[arg] + _is_call(arg, fusible))
+        depth[node] = level
+        if _mutates(node) and any(True for _ in _later_readers(node)):
+            wall = max(depth.values()) + 1
+    for node in reversed(graph.nodes):
+        if node in fusible:
+            bounds = [depth[u] for u in node.users if u.op != "output"]
+            if bounds:
+                depth[node] = max(depth[node], min(bounds)) if not _crosses_mutation(node) else depth[node]
+    return depth
+
+
+def _is_call(node: fx.Node, fusible: set[fx.Node]) -> bool:
+    return node.op == "call_function" and node not in fusible and ops.name_of(node.target) != ops.GETITEM
+
+
+def _later_readers(node: fx.Node) -> Iterable[fx.Node]:
+    return (u for u in node.users if u.op != "output")
+
+
+def _crosses_mutation(node: fx.Node) -> bool:
+    """Whether an argument is written later in the graph, so that the node must not move down."""
+    return any(_mutates(u) and u.args and u.args[0] is arg for arg in node.all_input_nodes for u in arg.users)
+
+
+def _components(graph: fx.Graph, fusible: set[fx.Node], depth: dict[fx.Node, int]) -> list[list[fx.Node]]:
+    parent: dict[fx.Node, fx.Node] = {n: n for n in fusible}
+
+    def find(n: fx.Node) -> fx.Node:
+        while parent[n] is not n:
+            parent[n] = parent[parent[n]]
+            n = parent[n]
+        return n
+
+    for node in graph.nodes:
+        if node in fusible:
+            for arg in node.all_input_nodes:
+                if arg in fusible and depth[arg] == depth[node]:
+                    parent[find(arg)] = find(node)
+    groups: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node in fusible:
+            groups.setdefault(find(node), []).append(node)
+    split = [part for group in groups.values() for part in _reconnect(_trim(group))]
+    return split
+
+
+def _reconnect(group: list[fx.Node]) -> list[list[fx.Node]]:
+    """The connected parts of a group (trimming views may have taken it apart)."""
+    inside = set(group)
+    seen: set[fx.Node] = set()
+    parts: list[list[fx.Node]] = []
+    for start in group:
+        if start in seen:
+            continue
+        stack, part = [start], set()
+        while stack:
+            node = stack.pop()
+            if node in part:
+                continue
+            part.add(node)
+            stack += [n for n in (*node.all_input_nodes, *node.users) if n in inside]
+        seen |= part
+        parts.append([n for n in group if n in part])
+    return parts
+
+
+def _trim(group: Iterable[fx.Node]) -> list[fx.Node]:
+    """The group without the views at its edges, and without tuple results whose parts leave as tuples."""
+    members = list(group)
+    while True:
+        inside = set(members)
+        keep = [n for n in members if not _at_edge(n, inside)]
+        if len(keep) == len(members):
+            return keep
+        members = keep
+
+
+def _at_edge(node: fx.Node, inside: set[fx.Node]) -> bool:
+    if ops.kind(ops.name_of(node.target)) == "view":
+        reads_inside = any(a in inside for a in node.all_input_nodes)
+        used_inside = any(u in inside for u in node.users)
+        if not reads_inside:
+            return _is_plain_view(node)
+        return not used_inside
+    if isinstance(node.meta.get("val"), (tuple, list)):
+        return any(u not in inside for u in node.users)
+    if ops.name_of(node.target) == ops.GETITEM:
+        return node.args[0] not in inside
+    return False
+
+
+def _is_plain_view(node: fx.Node) -> bool:
+    """Whether a leading view costs nothing outside (a reshape may be a copy; then the region makes it)."""
+    if ops.name_of(node.target) != "aten.reshape.default":
+        return True
+    base = node.args[0].meta["val"]  # type: ignore[union-attr]
+    try:
+        shape, stride = [hint(s) for s in base.shape], [hint(s) for s in base.stride()]
+        meta = torch.empty_strided(shape, stride, dtype=base.dtype, device="meta")
+        meta.view([hint(s) for s in node.meta["val"].shape])
+    except RuntimeError:
+        return False
+    return True
+
+
+def _with_free(group: list[fx.Node], free: set[fx.Node], graph: fx.Graph) -> list[fx.Node]:
+    """The group plus the free nodes that it reads, in graph order."""
+    members = set(group)
+    stack = list(group)
+    while stack:
+        for arg in stack.pop().all_input_nodes:
+            if arg in free and arg not in members:
+                members.add(arg)
+                stack.append(arg)
+    return [n for n in graph.nodes if n in members]

@@ -1,0 +1,182 @@
+"""May a call be replaced by a kernel without running the Python in between?
+
+A function is replayable when all that it reads, besides its tensor arguments, is known: constants, torch's own functions, other
+replayable functions, and the parameters, buffers and constant attributes of its module. Each such thing becomes a watch,
+checked by identity before every direct call. Whatever is not understood is a reason, and the call goes through torch.compile,
+whose guards understand more.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import math
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+_FORBIDDEN = frozenset((
+    "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR", "IMPORT_NAME", "IMPORT_FROM", "LOAD_BUILD_CLASS",
+    "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE", "SETUP_WITH", "BEFORE_WITH", "SETUP_ASYNC_WITH", "BEFORE_ASYNC_WITH",
+    "STORE_DEREF", "DELETE_DEREF",
+))  # fmt: skip
+_SAFE_BUILTINS = frozenset((
+    "abs", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "pow", "range",
+    "reversed", "round", "slice", "sorted", "str", "sum", "tuple", "zip", "dict", "set", "any", "all", "super", "type",
+    "hasattr", "ValueError", "TypeError", "AssertionError", "RuntimeError",
+))  # fmt: skip
+_CONSTANTS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, torch.Size)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_IGNORED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"}
+
+
+@dataclass
+class Watched:
+    """What a replay depends on. `entries`: (dict, key, value) that must be identical; `cells`: closure cells and their
+    contents; `empty`: dicts that must stay empty; `reason`: why the function cannot be replayed, or None."""
+
+    entries: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
+    cells: list[tuple[Any, Any]] = field(default_factory=list)
+    empty: list[Any] = field(default_factory=list)
+    reason: str | None = None
+
+    def holds(self) -> bool:
+        for space, key, value in self.entries:
+            if space.get(key) is not value:
+                return False
+        for cell, value in self.cells:
+            if cell.cell_contents is not value:
+                return False
+        return not any(self.empty)
+
+
+def watch(function: Any, module: torch.nn.Module | None = None) -> Watched:
+    """What a replay of `function` (the forward of `module`, where given) depends on."""
+    inspector = _Inspector()
+    try:
+        if module is not None:
+            inspector.module_tree(module)
+        inspector.function(function)
+        inspector.names_of_modules()
+    except _Impure as impure:
+        inspector.found.reason = str(impure)
+    return inspector.found
+
+
+class _Impure(Exception):
+    pass
+
+
+def is_constant(value: Any) -> bool:
+    return isinstance(value, _CONSTANTS) or (isinstance(value, (tuple, frozenset)) and all(is_constant(v) for v in value))
+
+
+def _from_torch(value: Any) -> bool:
+    module = getattr(value, "__module__", None) or type(value).__module__
+    if isinstance(value, types.ModuleType):
+        return value.__name__.split(".")[0] == "torch" or value is math
+    return module.split(".")[0] in ("torch", "math") or id(value) in _TORCH_BUILTINS
+
+
+_TORCH_BUILTINS: set[int] = {id(v) for v in vars(torch).values() if isinstance(v, types.BuiltinFunctionType)}
+
+
+class _Inspector:
+    def __init__(self) -> None:
+        self.found = Watched()
+        self.seen: set[Any] = set()
+        self.names: set[str] = set()
+        self.modules: list[torch.nn.Module] = []
+
+    def function(self, function: Any) -> None:
+        function = getattr(function, "__func__", function)
+        if function in self.seen:
+            return
+        self.seen.add(function)
+        if not isinstance(function, types.FunctionType):
+            raise _Impure(f"{function!r} is not a Python function")
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            if not is_constant(default):
+                raise _Impure(f"a default argument of {function.__qualname__} is not a constant")
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if name != "__class__":
+                self.found.cells.append((cell, cell.cell_contents))
+                self.value(cell.cell_contents, f"{name} of {function.__qualname__}")
+        self.code(function.__code__, function)
+
+    def code(self, code: types.CodeType, function: types.FunctionType) -> None:
+        self.names.update(code.co_names)
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in _FORBIDDEN:
+                raise _Impure(f"{function.__qualname__} does {instruction.opname.lower()}")
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                self.load_global(str(instruction.argval), function)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                self.code(constant, function)
+
+    def load_global(self, name: str, function: types.FunctionType) -> None:
+        space = function.__globals__
+        if name in space:
+            self.found.entries.append((space, name, space[name]))
+            self.value(space[name], name)
+        elif name not in _SAFE_BUILTINS or not hasattr(builtins, name):
+            raise _Impure(f"{function.__qualname__} uses {name}, whose effect is not known")
+
+    def value(self, value: Any, name: str) -> None:
+        if is_constant(value) or _from_torch(value):
+            return
+        if isinstance(value, (types.FunctionType, types.MethodType)) and not isinstance(
+            getattr(value, "__self__", None), torch.nn.Module
+        ):
+            self.function(value)
+            return
+        raise _Impure(f"{name} is a {type(value).__name__} that may change")
+
+    def module_tree(self, root: torch.nn.Module) -> None:
+        for module in root.modules():
+            self.modules.append(module)
+            self.found.empty += [module.__dict__[h] for h in _HOOKS]
+            if any(self.found.empty):
+                raise _Impure(f"{type(module).__name__} has hooks")
+            for store in ("_parameters", "_buffers", "_modules"):
+                self.found.entries += [(module.__dict__[store], k, v) for k, v in module.__dict__[store].items()]
+            if module is root or type(module).__module__.split(".")[0] == "torch":
+                continue
+            if "forward" in module.__dict__:
+                raise _Impure(f"{type(module).__name__} has its own forward on the instance")
+            self.function(type(module).forward)
+
+    def names_of_modules(self) -> None:
+        """Attributes of the modules that the code names: constants are watched, methods are read in turn."""
+        done: set[str] = set()
+        while fresh := self.names - done:
+            done |= fresh
+            for module in self.modules:
+                self._attributes(module, fresh)
+
+    def _attributes(self, module: torch.nn.Module, names: Iterable[str]) -> None:
+        own = type(module).__module__.split(".")[0] == "torch"
+        for name, value in module.__dict__.items():
+            if name in _IGNORED_ATTRIBUTES or (name == "forward"):
+                continue
+            if is_constant(value):
+                entry = (module.__dict__, name, value)
+                self.found.entries.append(entry)
+            elif name in names and not own:
+                raise _Impure(f"{type(module).__name__}.{name} is a {type(value).__name__} that may change")
+        if own:
+            return
+        for name in names:
+            static = next(
+                (vars(c)[name] for c in type(module).__mro__ if name in vars(c) and c.__module__.split(".")[0] != "torch"), None
+            )
+            if isinstance(static, property):
+                self.function(static.fget)
+            elif isinstance(static, (types.FunctionType, staticmethod, classmethod)):
+                self.function(getattr(static, "__func__", static))
+            elif static is not None and not is_constant(static):
+                raise _Impure(f"{type(module).__name__}.{name} is a {type(static).__name__} that may change")

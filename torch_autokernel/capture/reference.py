@@ -1,0 +1,63 @@
+"""A signature as runnable PyTorch: the one text that verifier, prompt, report and dataset share.
+
+    def reference(x0, x1, s0):
+        v2 = aten.add.Tensor(x0, x1)
+        return (v2,)
+
+Tensors come first, then the symbols as ints. The text is exact: what cannot be printed so that it computes the same thing
+raises CaptureError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.types import Const, Op, Ref, Signature
+
+
+def print_reference(signature: Signature) -> str:
+    """PyTorch source of the signature's computation."""
+    count = len(signature.inputs)
+    names = [f"x{i}" for i in range(count)] + [f"v{count + i}" for i in range(len(signature.ops))]
+    lines = [f"def reference({', '.join([*names[:count], *signature.symbols])}):"]
+    for i, op in enumerate(signature.ops):
+        lines.append(f"    {names[count + i]} = {_call(op, names)}")
+    lines.append(f"    return ({', '.join(names[o] for o in signature.outputs)},)")
+    return "\n".join(lines) + "\n"
+
+
+def _call(op: Op, names: list[str]) -> str:
+    if op.target == "getitem":
+        return f"{_text(op.args[0], names)}[{op.args[1]}]"
+    if not op.target.startswith(("aten.", "prims.")):
+        raise CaptureError(f"{op.target} cannot be printed")
+    parts = [_text(a, names) for a in op.args] + [f"{k}={_text(v, names)}" for k, v in op.kwargs.items()]
+    if op.target == "prims.iota.default":
+        parts += ['device="cpu"', "requires_grad=False"]
+    return f"{op.target}({', '.join(parts)})"
+
+
+def _text(value: Any, names: list[str]) -> str:
+    if isinstance(value, Ref):
+        return names[value.index]
+    if isinstance(value, Const):
+        if value.kind == "dtype":
+            return f"torch.{value.value}"
+        return value.value if value.kind == "dim" else f"torch.{value.value}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_text(v, names) for v in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return repr(value)
+
+
+def load_reference(text: str) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The function `reference` of a printed text. Only for text that this module printed or that a user gave as their own."""
+    space: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "prims": torch.ops.prims, "inf": math.inf, "nan": math.nan}
+    exec(compile(text, "<reference>", "exec"), space)
+    return space["reference"]  # type: ignore[no-any-return]
