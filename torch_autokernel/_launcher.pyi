@@ -1,0 +1,24 @@
+from typing import Any
+
+import torch
+
+ABI: int
+
+class Launcher:
+    def __new__(
+        cls,
+        entry: int,
+        *,
+        symbols: tuple[tuple[str, int, int], ...],
+        inputs: tuple[Any, ...],
+        outputs: tuple[Any, ...],
+        workspace: tuple[Any, ...],
+        types: tuple[type, ...],
+        empty: Any,
+        is_neg: Any,
+        miss: type[Exception],
+        exchange: Any,
+        owner: object,
+    ) -> Launcher: ...
+    def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]: ...
+    def check(self, *tensors: torch.Tensor) -> str | None: ...
