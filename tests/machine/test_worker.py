@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -318,29 +319,41 @@ def test_workers_die_with_the_parent(hostile: Path) -> None:
     assert not any(alive(p) for p in pids)
 
 
-def test_works_for_an_unprivileged_user(hostile: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may read, all the way down."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_works_for_an_unprivileged_user(hostile: Path, public: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("runs as an unprivileged user anyway")
-    root = Path(__file__).parents[2]
+    package = Path(__file__).parents[2] / "torch_autokernel"
+    for room in ("core", "machine"):
+        shutil.copytree(package / room, public / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(hostile, public / "hostile.so")
+    for path in public.rglob("*"):
+        os.chmod(path, 0o755)
     script = (
         "import sys, types\n"
         "for name in ('torch_autokernel', 'torch_autokernel.core'):\n"  # this interpreter may lack what the package needs
         "    sys.modules[name] = types.ModuleType(name)\n"
-        f"    sys.modules[name].__path__ = [{str(root)!r} + '/' + name.replace('.', '/')]\n"
+        f"    sys.modules[name].__path__ = [{str(public)!r} + name.removeprefix('torch_autokernel').replace('.', '/')]\n"
         "from torch_autokernel.machine.worker import Limits, Pool\n"
         "from torch_autokernel.machine.worker_memory import Buffer, Job\n"
-        "with Pool(Limits(seconds=1.0)) as pool:\n"
-        f"    with pool.open({str(hostile)!r}, 'ak_entry') as session:\n"
+        "with Pool(Limits(seconds=10.0)) as pool:\n"
+        f"    with pool.open('{public}/hostile.so', 'ak_entry') as session:\n"
+        "        assert session.loaded.ok, session.loaded\n"
         "        job = lambda n: Job((Buffer(bytes(8)), Buffer(bytes(8))), (n, 0))\n"
         "        assert session.run(job(0)).contents[1][0] == 1\n"
         "        assert session.run(job(4)).kind == 'signal'\n"
         "    print(pool.layers())\n"
     )
-    for folder in (hostile.parent, *hostile.parents[1:3]):
-        os.chmod(folder, 0o755)
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            done = subprocess.run([python, "-c", script], cwd="/", user=65534, group=65534, capture_output=True, text=True)
+            done = subprocess.run([python, "-B", "-c", script], cwd="/", user=65534, group=65534, capture_output=True, text=True)
         except OSError:
             continue  # not for that user
         assert done.returncode == 0, done.stderr

@@ -123,7 +123,7 @@ def test_region_undefined_on_all_inputs_is_not_accepted(judge: Judge, objects: P
     g = regions.Graph()
     x = g.input("s0")
     region = g.region(g.op("aten.log.default", g.op("aten.mul.Tensor", g.op("aten.abs.default", x), -1)), s0=50)
-    text = '#include <kernel.h>\nextern "C" void kernel(const float* x0, float* y0, int64_t s0) { for (int64_t i = 0; i < s0; ++i) y0[i] = NAN; }'
+    text = '#include <kernel.h>\nextern "C" void kernel(const float* x0, float* y0, int64_t s0) { for (int64_t i = 0; i < s0; ++i) y0[i] = logf(-fabsf(x0[i])); }'
     verdict = judge.judge(region, artifact(region, text, objects))
     assert not verdict.accepted and "unfit" in {f.check: f.reason for f in verdict.findings}["numerics"]
 

@@ -49,7 +49,8 @@ def test_eager_passes_and_its_neighbour_precision_does_not(name: str, distributi
         assert compare(target.exact.to(target.eager.dtype), target).ok
         coarse = {torch.float32: torch.float16, torch.float64: torch.float32, torch.bfloat16: torch.float8_e4m3fn}[target.eager.dtype]
         rounded = target.eager.to(coarse).to(target.eager.dtype)
-        wrong += not compare(rounded, target).ok or torch.equal(rounded, target.eager)
+        unrounded = torch.allclose(rounded.double(), target.exact, rtol=1e-12, atol=1e-14)  # a mean of multiples of 1/2
+        wrong += not compare(rounded, target).ok or torch.equal(rounded, target.eager) or unrounded
     assert wrong == len(ready.expected.targets)
 
 
@@ -63,11 +64,22 @@ def test_one_bad_element_is_enough(dtype: str) -> None:
 
 
 def test_no_element_gets_a_small_budget_by_luck() -> None:
-    """The least budget within a row of equal treatment is not far below its median."""
-    for seed in range(5):
-        for deviation in budgets(prepared(regions.layer_norm(m=200, n=64), seed=seed).expected)[:1]:
-            ratio = deviation / deviation.median(dim=1, keepdim=True).values
-            assert float(ratio.min()) >= 0.99
+    """With few noisy runs, several sources of error share a sign; the least budget is still near that of many runs."""
+    for name, n in (("layer_norm", 64), ("softmax", 64), ("bias_gelu", 64), ("swiglu", 64)):
+        for seed in range(3):
+            ready = prepared(getattr(regions, name)(m=200, n=n), seed=seed)
+            few, many = (expect(getattr(regions, name)(m=200, n=n), ready.case, list(ready.inputs), runs) for runs in (8, 64))
+            for a, b in zip(budgets(few), budgets(many), strict=True):
+                assert float((a / b).min()) >= 0.4, (name, seed)
+
+
+def test_elements_without_conditioning_do_not_excuse_the_others() -> None:
+    """Where more than half of the results are tiny and relatively uncertain, large ones keep their own budget."""
+    region = regions.gelu(n=400)
+    x = torch.cat((-torch.linspace(7, 60, 260), torch.linspace(5, 60, 140)))
+    target = expect(region, Case(1, {"s0": 400}, "normal"), [x], 8).targets[0]
+    assert target.deviation is not None
+    assert float((target.deviation / target.exact.abs())[260:].max()) < 64 * UNIT[torch.float32]
 
 
 def test_ill_conditioned_results_have_their_budget() -> None:
@@ -132,7 +144,7 @@ def test_a_bias_of_all_elements_is_seen() -> None:
     """Each element within its limit, but all at it."""
     target = prepared(regions.add_relu("bfloat16", 40, 50)).expected.targets[0]
     assert target.deviation is not None
-    got = (target.exact + 3.5 * target.deviation).to(torch.bfloat16)
+    got = (target.exact + 2.9 * target.deviation).to(torch.bfloat16)  # rounding adds at most one deviation
     difference = compare(got, target)
     assert not difference.ok and "on the whole" in difference.describe()
 

@@ -160,6 +160,8 @@ class SweepText(RowText):
         if strip:
             sizes.append(f"cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip})")
         self.out(f"const int64_t rows = {' * '.join(sizes) or '1'}, end = rows * (k + 1) / {blocks};")
+        if self.runs:
+            self.out(f"const int64_t run = run_length(rows / {blocks});")
         names = [self.axis[a] for a in outer] + (["b"] if strip else [])
         with self.out.block(f"for (int64_t r = rows * k / {blocks}; r < end; ++r)"):
             self._decode(names, sizes)
@@ -197,7 +199,7 @@ class SweepText(RowText):
                 self.out(f"q{p.number} = {self.combine(p.fold, f'q{p.number}', t)};")
         arrays = [p for p in self.partials if p.layout.terms and p.fold == "sum"] if self.runs else []
         if arrays:
-            with self.out.block(f"if (r % {RUN} == {RUN - 1} || r + 1 == end)"):
+            with self.out.block("if (r % run == run - 1 || r + 1 == end)"):
                 for p in arrays:
                     self.out(f"pour(q{p.number}, t{p.number}, {size_text(p.extent)});")
 

@@ -13,7 +13,7 @@ from torch_autokernel.propose.sweeps import Root, Segment, reach
 from torch_autokernel.propose.text import size_text
 from torch_autokernel.propose.values import Scope, ValueText
 
-RUN = 32  # terms that one accumulator lane adds up before they go into a second one
+RUN = 32  # terms that one accumulator lane adds up before they go into a second one, at least (`run_length`)
 
 
 class RowText(ValueText):
@@ -121,12 +121,25 @@ class RowText(ValueText):
             elif plan == "whole":
                 self._subtotal(sums, folds, lambda: self._content_loop(axis, low, high, lambda: inside(depth + 1)))
             else:
-                step = RUN * (self.schedule.lanes if axis == self.vector else 1)
-                with self.out.block(f"for (int64_t b = {low}; b < {high}; b += {step})"):
-                    end = f"least({high}, b + {step})"
-                    self._subtotal(sums, folds, lambda: self._content_loop(axis, "b", end, lambda: inside(depth + 1)))
+                self._in_runs(axis, r, sums, folds, lambda: inside(depth + 1))
 
         inside(0)
+
+    def _in_runs(self, axis: str, r: Range, sums: list[int], folds: dict[int, str], body: Callable[[], None]) -> None:
+        """The loop over an axis in groups of runs, with a sum of its own for each run and each group."""
+        low, high, length = size_text(r.low), size_text(r.high), size_text(r.size)
+        unit = " * L" if axis == self.vector else ""
+        run, group, start = self.fresh("run"), self.fresh("group"), self.fresh("g")
+        self.out(f"const int64_t {run} = run_length({f'cdiv({length}, L)' if unit else length}){unit};")
+        self.out(f"const int64_t {group} = {run} * {f'({run} / L)' if unit else run};")
+
+        def one_group() -> None:
+            with self.out.block(f"for (int64_t b = {start}; b < least({high}, {start} + {group}); b += {run})"):
+                loop = lambda: self._content_loop(axis, "b", f"least({high}, b + {run})", body)
+                self._subtotal(sums, folds, loop)
+
+        with self.out.block(f"for (int64_t {start} = {low}; {start} < {high}; {start} += {group})"):
+            self._subtotal(sums, folds, one_group)
 
     def _runs(self, loops: list[str], segment: Segment) -> str:
         """Whether sums want a second accumulator: around the innermost loop (`whole`), or in runs of it (`runs`)."""

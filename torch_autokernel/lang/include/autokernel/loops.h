@@ -13,6 +13,13 @@ template <int N, class Body> AK_INLINE void each(int64_t from, int64_t to, Body&
 
 AK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 AK_INLINE int64_t cdiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// A sum over `steps` in three levels, none of them long: terms of a run, runs of a group (as many), groups. So rounding errors
+// grow with the sixth root of the length. At least 32.
+AK_INLINE int64_t run_length(int64_t steps) {
+  int64_t n = 32;
+  while (n * n * n < steps) n *= 2;
+  return n;
+}
 AK_INLINE int64_t within(int64_t i, int64_t size) { return i < 0 ? 0 : i >= size ? size - 1 : i; }
 template <int N> AK_INLINE vec<int64_t, N> within(const vec<int64_t, N>& i, int64_t size) {
   const vec<int64_t, N> up = select(i < int64_t(0), vec<int64_t, N>(0), i);
