@@ -58,6 +58,13 @@ class Engine:
             self._abi = self.language.fingerprint(self.arch)
         return self._abi
 
+    @property
+    def obstacle(self) -> str:
+        """Why no kernel can be made or kept here; empty where nothing stands in the way."""
+        if reason := self.language.missing(self.arch):
+            return str(reason)
+        return f"the cache cannot be written: {self.store.problem}" if self.store.problem else ""
+
     def key(self, region: Region) -> CacheKey:
         return CacheKey(region.signature.digest, self.arch.key, self.abi)
 
@@ -100,10 +107,8 @@ class Engine:
 
     def _generate(self, regions: list[Region], config: Config) -> Iterable[Decision]:
         """Search for the regions within the budget, and keep what was found, or that nothing was."""
-        if reason := self.language.missing(self.arch):
-            return [Decision(r, "miss", reason) for r in regions]
-        if self.store.problem:
-            return [Decision(r, "miss", f"the cache cannot be written: {self.store.problem}") for r in regions]
+        if self.obstacle:
+            return [Decision(r, "miss", self.obstacle) for r in regions]
         from torch_autokernel.search.loop import Searcher  # imported here: a warm cache never loads the search
 
         budget = Budget(seconds=config.max_seconds, tokens=config.max_tokens)

@@ -113,3 +113,18 @@ def running(mark: str) -> list[str]:
             except OSError:
                 pass
     return found
+
+
+def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_run", lambda command, env: (1, "echo: I/O error"))
+    with pytest.raises(ToolchainError, match="ninja failed: echo"):
+        batch.run([job(tmp_path, "a", "")], tmp_path)
+    monkeypatch.setattr(batch.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 100})())
+    with pytest.raises(ToolchainError, match="is full"):
+        batch.run([job(tmp_path, "a", "")], tmp_path)
+
+
+def test_limits_are_taken(tmp_path: Path) -> None:
+    """The shell takes every limit without complaint, the hard one on processor time too."""
+    (result,) = batch.run([job(tmp_path, "a", "import resource; print(resource.getrlimit(resource.RLIMIT_CPU))")], tmp_path, seconds=7)
+    assert result.log == "(7, 8)\n"

@@ -21,11 +21,12 @@ from torch import fx
 from torch_autokernel.capture import operators
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.background import Search, Swapping
+from torch_autokernel.capture.eager_rest import compile_eager
 from torch_autokernel.capture.partition import Left, Partition, partition
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.swap import swap
 from torch_autokernel.core.config import FIELDS, Config, config
-from torch_autokernel.core.errors import AutoKernelError, ConfigError
+from torch_autokernel.core.errors import AutoKernelError, ConfigError, ToolchainError
 from torch_autokernel.core.types import digest
 from torch_autokernel.engine import Decision, Engine, conditions, identity
 
@@ -93,6 +94,9 @@ class Session:
         found = partition(graph, phase)
         with ordinary_torch():
             decisions = self.engine.resolve([c.region for c in found.regions], self.config)
+        if any(d.outcome == "miss" for d in decisions) and self.config.on_miss != "fallback":
+            if obstacle := self.engine.obstacle:
+                warn_once(ToolchainError(f"nothing new can be searched: {obstacle}"))
         self.prepared.update((identity(d.region), d) for d in decisions)
         unsettled = ("generated", "miss") if self.config.on_miss != "fallback" else ("generated",)
         self.fresh = any(d.outcome in unsettled for d in decisions)
@@ -187,12 +191,28 @@ def autokernel(gm: fx.GraphModule, example_inputs: Sequence[Any], *, mode: str |
         theirs = {**list_mode_options(mode), **theirs}
     session = None if resolved.disable else _open(resolved)
     if resolved.rest == "eager":
-        from torch_autokernel.capture.eager_rest import compile_eager
-
         return compile_eager(gm, example_inputs, session)
-    if session is None or resolved.on_miss != "background":
+    later = session is not None and resolved.on_miss == "background"
+    try:
+        if session is not None and later:
+            return _compile_and_swap_later(gm, example_inputs, session, theirs)
         return _compile_inductor(gm, example_inputs, session, theirs)
-    return _compile_and_swap_later(gm, example_inputs, session, theirs)
+    except Exception as error:  # the capture boundary: without a compiler Inductor cannot run, but the model can
+        if resolved.strict or not _lacks_compiler(error):
+            raise
+        warn_once(ToolchainError(f"Inductor has no C++ compiler, so the graph runs as plain ATen: {_first_line(error)}"))
+        return compile_eager(gm, example_inputs, session)
+
+
+def _lacks_compiler(error: BaseException) -> bool:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    causes = (error, error.__cause__, error.__context__, getattr(error, "inner_exception", None))
+    return any(isinstance(e, InvalidCxxCompiler) for e in causes)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _compile_and_swap_later(gm: fx.GraphModule, example_inputs: Sequence[Any], session: Session,

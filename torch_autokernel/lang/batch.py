@@ -22,6 +22,7 @@ PATIENCE = 10  # times as long by the clock, and it is stopped all the same
 MEMORY_KIB = 4 << 20  # address space of one compiler
 OUTPUT_BLOCKS = 64 << 11  # of 512 bytes, written by one compiler
 MOST_LOG = 20_000
+LEAST_FREE = 1 << 20  # bytes; with less, a failure is the disk's
 TIMED_OUT = (124, 137, 128 + signal.SIGXCPU)
 
 
@@ -47,6 +48,8 @@ def run(jobs: Sequence[Job], folder: Path, first: Sequence[Job] = (), seconds: i
     command = [_ninja(), "-C", str(folder), "-f", file.name, "-k", "0", "-j", str(max(1, min(threads(), len(jobs))))]
     code, said = _run(command, environment() | {"TMPDIR": str(folder)})
     if code:
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise ToolchainError(f"the disk of {folder} is full", "free some space, or set TORCH_AUTOKERNEL_CACHE_DIR")
         raise ToolchainError(f"ninja failed: {said.strip()[-300:]}", f"look at {file}")
     took = _seconds(folder / ".ninja_log")
     return [_result(j, took.get(_code_file(j).name, 0.0), seconds) for j in (*first, *jobs)][len(first) :]
@@ -102,7 +105,7 @@ def _build_file(jobs: Sequence[Job], first: Sequence[Job], seconds: int) -> str:
     """Each command's exit code goes to a file, so that ninja sees only successes and times all of them."""
     lines = ["ninja_required_version = 1.5", "rule run", "  command = $line", ""]
     limits = f"ulimit -c 0; ulimit -v {MEMORY_KIB}; ulimit -f {OUTPUT_BLOCKS}"
-    limits += f"; ulimit -H -t {seconds + 1}; ulimit -S -t {seconds}"
+    limits += f"; ulimit -S -t {seconds}; ulimit -H -t {seconds + 1}"  # a hard limit below the soft one is refused
     before = "".join(f" {_path(_code_file(j))}" for j in first)
     for job in (*first, *jobs):
         # in the foreground: one process group for all, so that ninja can end it

@@ -45,7 +45,7 @@ CANDIDATES = 10  # proposed at a time
 ROUNDS = 2  # of proposing; a second one only where the first came close or nothing was right
 CLOSE = 0.9  # upper end of the interval from which another round may pay
 JUDGED = 3  # candidates of one round that are judged fully, fastest first, until one is accepted
-SCREEN_SECONDS = 4.0
+SCREEN_SECONDS = 1.5
 UNDECIDED = 1.3  # an interval around 1 whose ends differ by this factor decides nothing
 RANGE = 4  # a kernel is chosen for sizes up to this factor below and above those it was timed at
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
+LEAST_ROUNDS = 9  # of `interleave`, however slow the contenders are: fewer give no useful interval
 
 
 class Ratio(NamedTuple):
@@ -66,16 +67,17 @@ def interleave(
     seed: int | None = None,
 ) -> dict[str, list[float]]:  # fmt: skip
     """Nanoseconds a call of every contender, one sample a round, in random order within each round. Each sample is a block
-    of calls that lasts about `block_seconds`. Ends after `rounds`, or with the round in which `seconds` are used up."""
+    of calls that lasts about `block_seconds`. Ends after `rounds`, or with the round in which `seconds` are used up, but not
+    before nine rounds."""
     deadline = time.perf_counter() + seconds
     order, shuffler = list(contenders), random.Random(seed)
     calls = {name: _calls(contenders[name], block_seconds) for name in order}
     samples: dict[str, list[float]] = {name: [] for name in order}
-    for _ in range(rounds):
+    for count in range(1, rounds + 1):
         shuffler.shuffle(order)
         for name in order:
             samples[name].append(_block_ns(contenders[name], calls[name]) / calls[name])
-        if time.perf_counter() >= deadline:
+        if count >= LEAST_ROUNDS and time.perf_counter() >= deadline:
             break
     return samples
 
