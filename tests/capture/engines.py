@@ -49,6 +49,7 @@ class ReferenceEngine:
 
     arch = Arch("test")
     abi = "test"
+    obstacle = ""
 
     def __init__(self, wanted: Callable[[Region], bool] = lambda region: True, salt: str = "") -> None:
         self.store = FakeStore()
