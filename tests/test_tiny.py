@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch_autokernel as ak
 from tests.integration.child import GenerousClock
 from torch_autokernel.capture.backend import autokernel as backend
+from torch_autokernel.capture.whole import region_of
 from torch_autokernel.core.config import config
 from torch_autokernel.engine import Engine
 
@@ -32,7 +34,8 @@ def test_the_whole_story(null: pathlib.Path) -> None:
     f = ak.autokernel(norm)
     torch.testing.assert_close(f(x, w), norm(x, w))
     assert len(f.plans) == 1, f.reason
-    (entry,) = Engine.current(config.resolve()).entries()
+    engine = Engine.current(config.resolve())
+    (entry,) = engine.store.entries(engine.arch.key)
     assert entry.verdict.accepted and entry.candidate.proposer == "null"
 
     again = ak.autokernel(norm, on_miss="fallback")  # another function: it finds the kernel in the cache
@@ -41,6 +44,20 @@ def test_the_whole_story(null: pathlib.Path) -> None:
 
     compiled = torch.compile(norm, backend=backend, options={"on_miss": "fallback", "rest": "eager"})
     torch.testing.assert_close(compiled(x, w), norm(x, w))
+
+
+def test_direct_calls_and_graphs_have_kernels_of_their_own(null: pathlib.Path) -> None:
+    """What pays without an operator around it may not pay with one; the other way round it does."""
+    engine, found = Engine.current(config.resolve()), config.resolve({"on_miss": "fallback"})
+    inside = region_of(norm, (torch.randn(5, 8), torch.randn(8)))
+    direct = dataclasses.replace(inside, phase="direct")
+    assert [d.outcome for d in engine.resolve([direct], config.resolve())] == ["generated"]
+    assert [d.outcome for d in engine.resolve([direct, inside], found)] == ["hit", "miss"]
+    assert not engine.entries(), "a kernel for direct calls became an operator"
+
+    other = region_of(lambda x: x.tanh() * 2, (torch.randn(5, 8),))
+    assert [d.outcome for d in engine.resolve([other], config.resolve())] == ["generated"]
+    assert [d.outcome for d in engine.resolve([dataclasses.replace(other, phase="direct"), other], found)] == ["hit", "hit"]
 
 
 def test_a_wrong_proposal_is_refused_and_remembered(null: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from torch_autokernel.store import Store
 
 log = logging.getLogger(__name__)
 
+DIRECT = "+direct"  # an ABI's ending: the kernel was timed without an operator around it
 VERSION = "1"  # of the search as a whole: a change makes old refusals void
 
 
@@ -66,7 +67,8 @@ class Engine:
         return f"the cache cannot be written: {self.store.problem}" if self.store.problem else ""
 
     def key(self, region: Region) -> CacheKey:
-        return CacheKey(region.signature.digest, self.arch.key, self.abi)
+        """A kernel for direct calls need not pay within a graph, so it has a key of its own."""
+        return CacheKey(region.signature.digest, self.arch.key, self.abi + (DIRECT if region.direct else ""))
 
     def load(self, entry: CacheEntry) -> Any:
         """A callable over tensors; raises AutoKernelError where the artifact is not what the entry says."""
@@ -96,6 +98,9 @@ class Engine:
 
     def _look_up(self, region: Region, config: Config) -> Decision:
         found = self.store.lookup(self.key(region), region.sizes)
+        if found.entry is None and region.direct:  # what pays within a graph pays all the more without one
+            inside = self.store.lookup(self.key(replace(region, phase="inference")), region.sizes)
+            found = inside if inside.entry is not None else found
         if found.entry is not None:
             timing = found.entry.verdict.timing
             speed = f"{timing.speedup:.2f}x of {timing.baseline}" if timing else "not timed"
@@ -147,7 +152,7 @@ class Engine:
 
 def identity(region: Region) -> str:
     """What makes two regions one and the same question."""
-    return f"{region.signature.digest} {sorted(region.sizes.items())}"
+    return f"{region.signature.digest} {sorted(region.sizes.items())} {region.direct}"
 
 
 def conditions(config: Config) -> str:

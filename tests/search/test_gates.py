@@ -13,6 +13,10 @@ def test_what_costs_less_than_a_call_is_refused() -> None:
     assert (refusal(region(64, 64), ARCH) or "").startswith("too small: it moves 32768 bytes, about 3.3 us")
 
 
+def test_nothing_is_too_small_for_a_direct_call() -> None:
+    assert refusal(dataclasses.replace(region(2, 3), phase="direct"), ARCH) is None
+
+
 def test_what_may_pay_goes_through() -> None:
     assert refusal(region(128, 128), ARCH) is None
 

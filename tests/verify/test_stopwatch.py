@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -59,6 +60,16 @@ def test_a_region_against_eager_and_inductor(stopwatch: Stopwatch, tmp_path: Pat
     assert broken == "ValueError: planted"
     again = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 60, fresh=True)
     assert isinstance(again[0], Timing) and "seed" in again[0].method and again[0].method != good.method
+
+
+@pytest.mark.slow
+def test_direct_calls_against_a_whole_call_of_torch_compile(stopwatch: Stopwatch, tmp_path: Path) -> None:
+    called = dataclasses.replace(region(), phase="direct", edge_bytes=0)
+    results = stopwatch.time(called, [artifact(GOOD, tmp_path), artifact(GOOD.replace("mul", "add"), tmp_path)], 120)
+    good, wrong = results
+    assert isinstance(good, Timing), good
+    assert set(good.others) == {"eager", "inductor", "kernel"} and "direct calls against torch.compile" in good.method
+    assert isinstance(wrong, Suspect)
 
 
 @pytest.mark.slow

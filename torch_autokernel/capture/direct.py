@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -139,8 +140,9 @@ def make_plan(
     try:
         whole = capture_whole(function, args, module)
         engine = Engine.current(config)
+        region = dataclasses.replace(whole.captured.region, phase="direct")
         with ordinary_torch():
-            (decision,) = engine.resolve([whole.captured.region], config)
+            (decision,) = engine.resolve([region], config)
         note(Record("inference", (decision,), (), int(decision.entry is not None)))
         if decision.entry is None:
             return decision.reason

@@ -242,7 +242,8 @@ class Region(Json):
     returning a tuple: the one text for verifier, prompt, report and dataset. `sizes` are the values at hand (the
     hints) for the symbols: what speed is measured at. `nodes` names the graph's nodes, for reports only.
     `edge_bytes` counts the tensors at the region's edge that Inductor could have kept in registers because it fuses what
-    stands on the other side: a kernel has to make up for writing and reading them."""
+    stands on the other side: a kernel has to make up for writing and reading them. `phase` is inference, forward, backward, or
+    `direct`: the decorator calls the kernel itself, and what it competes with is a whole call through torch.compile."""
 
     signature: Signature
     reference: str
@@ -251,6 +252,10 @@ class Region(Json):
     phase: str = "inference"
     edge_bytes: int = 0
     neighbourhood: str | None = None
+
+    @property
+    def direct(self) -> bool:
+        return self.phase == "direct"
 
 
 # --------------------------------------------------------------------------------------------- where it runs

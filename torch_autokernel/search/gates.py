@@ -15,6 +15,8 @@ BASELINE_BYTES_PER_NS = 10.0
 def too_small(region: Region, _arch: Arch) -> str | None:
     """Why the region cannot pay for the call of an operator, or None."""
     total = compulsory_bytes(region)
+    if region.direct:  # nothing is too small: a call through torch.compile alone costs more than ten of ours
+        return None
     if total / BASELINE_BYTES_PER_NS < CALL_NS:
         return (f"too small: it moves {total} bytes, about {total / BASELINE_BYTES_PER_NS / 1e3:.1f} us of work; calling an "
                 f"operator costs {CALL_NS / 1e3:.0f} us")  # fmt: skip

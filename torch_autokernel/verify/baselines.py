@@ -34,8 +34,9 @@ def functions(text: str) -> dict[str, Any]:
 def build(region: Region, sets: Sequence[Tensors]) -> tuple[dict[str, tuple[Contender, list[Tensors]]], dict[str, str]]:
     """Baselines by name, each with the inputs it takes; and for those that could not be built, why.
 
-    `eager` and `inductor` run the region. `edge` copies as many bytes as Inductor would save by fusing across the region's
-    edge: one write and one read of each tensor there."""
+    `eager` and `inductor` run the region; for direct calls, Inductor's through torch.compile with its guards.
+    `edge` copies as many bytes as Inductor would save by fusing across the region's edge: one write and one read of each
+    tensor there."""
     sizes = [region.sizes[s] for s in region.signature.symbols]
     reference = functions(region.reference)["reference"]
 
@@ -48,11 +49,19 @@ def build(region: Region, sets: Sequence[Tensors]) -> tuple[dict[str, tuple[Cont
         buffers = [[torch.empty(region.edge_bytes, dtype=torch.uint8) for _ in range(2)] for _ in range(2)]
         built["edge"] = (lambda xs: xs[0].copy_(xs[1]), buffers)
     try:
-        built["inductor"] = (inductor(lambda *xs: call(list(xs)), sets[0]), list(sets))
+        compiled = guarded if region.direct else inductor
+        built["inductor"] = (compiled(lambda *xs: call(list(xs)), sets[0]), list(sets))
     except Exception as error:  # whatever Inductor raises for a graph it cannot do; told to the parent, never hidden
         log.warning("Inductor cannot compile the region", exc_info=True)
         problems["inductor"] = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
     return built, problems
+
+
+def guarded(function: Callable[..., Any], tensors: Tensors) -> Contender:
+    """`function` behind torch.compile, guards and all, compiled for these inputs."""
+    compiled = torch.compile(function, dynamic=False)
+    compiled(*tensors)
+    return lambda xs: compiled(*xs)
 
 
 def inductor(function: Callable[..., Any], tensors: Tensors) -> Contender:

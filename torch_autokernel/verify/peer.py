@@ -155,7 +155,8 @@ class Server:
         for name, data in message["artifacts"].items():
             artifact = Artifact.from_json(data)
             try:
-                self._add(name, _operator(artifact, region.signature), sets)
+                kernel = _kernel(artifact, region.signature)
+                self._add(name, kernel if region.direct else _operator(kernel, region.signature), sets)
             except Exception as error:  # a candidate that does not load has no timing; the reason goes to the parent
                 problems[name] = f"{type(error).__name__}: {error}"
         return {"problems": problems}
@@ -203,17 +204,23 @@ def _some(output: torch.Tensor, seed: int) -> list[float]:
 _LIBRARY: list[Any] = []
 
 
-def _operator(artifact: Artifact, signature: Signature) -> baselines.Contender:
+def _kernel(artifact: Artifact, signature: Signature) -> baselines.Contender:
+    """The kernel as the decorator calls it."""
+    load = points.languages.get(artifact.candidate.source.language)().load
+    kernel = load(artifact, signature)
+    return lambda xs: kernel(*xs)
+
+
+def _operator(call: baselines.Contender, signature: Signature) -> baselines.Contender:
     """The kernel as capture swaps it in: an operator behind torch's dispatcher that allocates its outputs."""
-    kernel = points.languages.get(artifact.candidate.source.language)().load(artifact, signature)
     single = len(signature.output_specs) == 1
     if not _LIBRARY:
         _LIBRARY.append(torch.library.Library("autokernel_timing", "FRAGMENT"))
     name = f"k{len(_LIBRARY)}"
-    _LIBRARY.append(kernel)
+    _LIBRARY.append(call)
     arguments = ", ".join(f"Tensor x{i}" for i in range(len(signature.inputs)))
     result = "Tensor" if single else "(" + ", ".join(["Tensor"] * len(signature.output_specs)) + ")"
     _LIBRARY[0].define(f"{name}({arguments}) -> {result}", tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-    _LIBRARY[0].impl(name, (lambda *xs: kernel(*xs)[0]) if single else (lambda *xs: kernel(*xs)), "CPU")
+    _LIBRARY[0].impl(name, (lambda *xs: call(list(xs))[0]) if single else (lambda *xs: call(list(xs))), "CPU")
     overload = getattr(torch.ops.autokernel_timing, name).default
     return lambda xs: overload(*xs)

@@ -177,6 +177,7 @@ class Stopwatch:
             return measured
         assert base.reply is not None
         note = f"{self.threads} threads, {base.sets} input sets, {base.reply['distribution']} inputs, seed {base.seed}"
+        note += "; direct calls against torch.compile" if region.direct else ""
         for broken, why in base.reply["problems"].items():
             note += f"; Inductor could not compile {broken} ({why})"
         return evaluate(name, measured, floor_ns(region, self.arch, self.threads), note, region.sizes)
@@ -365,7 +366,7 @@ def relative_error(have: Sequence[float], want: Sequence[float]) -> float:
 
 # ---------------------------------------------------------------------- small
 def _identity(region: Region) -> str:
-    return f"{region.signature.digest} {sorted(region.sizes.items())} {region.edge_bytes}"
+    return f"{region.signature.digest} {sorted(region.sizes.items())} {region.edge_bytes} {region.direct}"
 
 
 def _set_count(region: Region) -> int:
