@@ -50,19 +50,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class Fault:
-    """Where a worker died of a bad access. `buffer` is -1 where no buffer is near; `offset` as in Stray."""
+    """Where a worker died of a bad access. `buffer` is -1 where no buffer is near; `offset` as in Stray. `sealed` says that it
+    was a write to what `Session.seal` protects. `code` is the program counter, relative to the entry."""
 
     signal: str
     address: int
     access: str = ""
     buffer: int = -1
     offset: int = 0
+    sealed: bool = False
+    code: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
     """`kind`: `ok`, `signal`, `forbidden` (system call), `timeout`, `memory`, `exit` (ended without an answer), `load` (not
-    loadable) or `garbled` (the answer was none). `contents` are all buffers after the call, the workspace last."""
+    loadable) or `garbled` (the answer was none). `contents` are all buffers after the call, the workspace last.
+    `control` is the floating-point control state that the call left, over all threads: MXCSR (any, all), x87 (any, all)."""
 
     kind: str
     reason: str = ""
@@ -72,6 +76,7 @@ class Outcome:
     inside_ns: tuple[int, ...] = ()
     outside_ns: int = 0
     log: bytes = b""
+    control: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -93,6 +98,8 @@ class Session:
         self.layers: dict[str, str] = {}
         self.alive = True
         self.loaded: Outcome | None = None
+        self._sealed: list[tuple[int, int]] = []
+        self._entry = 0
 
     def __enter__(self) -> Session:
         return self
@@ -103,8 +110,15 @@ class Session:
     def load(self, path: str | Path, entry: str) -> Outcome:
         """Load the object; its constructors run here, so this can crash or hang as a call can."""
         request = {"do": "load", "path": str(path), "entry": entry}
-        self.loaded = self._ask(request, self._pool.limits.seconds)[1]
+        answer, self.loaded = self._ask(request, self._pool.limits.seconds)
+        self._entry = int(answer.get("entry", 0))
         return self.loaded
+
+    def seal(self, ranges: Sequence[tuple[int, int]]) -> Outcome:
+        """Make memory read-only from now on: (start relative to the entry, bytes), widened to whole pages."""
+        answer, outcome = self._ask({"do": "seal", "ranges": list(ranges)}, self._pool.limits.seconds)
+        self._sealed = [(int(a), int(b)) for a, b in answer.get("sealed", ())]
+        return outcome
 
     def run(self, job: Job, seconds: float | None = None) -> Outcome:
         """One call."""
@@ -133,7 +147,8 @@ class Session:
             return self._die("garbled", "the worker's answer is not of its form")
         memory, places = self._memory.map, layout[0]
         contents = tuple(bytearray(memory[p.start + p.offset : p.start + p.offset + p.data_bytes]) for p in places)
-        return dataclasses.replace(outcome, contents=contents, strays=strays(memory, places), inside_ns=tuple(spans))
+        return dataclasses.replace(outcome, contents=contents, strays=strays(memory, places, jobs[0].canary),
+                                   inside_ns=tuple(spans), control=_integers(answer.get("control")))  # fmt: skip
 
     def _request(
         self, jobs: Sequence[Job], layout: list[list[Place]], calls: int, samples: int, warmup: int
@@ -147,7 +162,7 @@ class Session:
             described.append({"buffers": marks, "sizes": job.sizes, "workspace": workspace})
         threads = jobs[0].threads or self._pool.limits.threads
         return {"do": "run", "extents": extents, "jobs": described, "guard": GUARD_BYTES, "threads": threads,
-                "calls": calls, "samples": samples, "warmup": warmup}  # fmt: skip
+                "control": jobs[0].control, "calls": calls, "samples": samples, "warmup": warmup}  # fmt: skip
 
     def _ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], Outcome]:
         """The worker's answer and what became of the command."""
@@ -205,19 +220,22 @@ class Session:
             return b""
 
     def _fault(self, outcome: Outcome, layout: list[list[Place]]) -> Fault | None:
-        number, address, _, code, base = struct.unpack("5Q", self._memory.map[:40])
+        number, address, counter, code, base = struct.unpack("5Q", self._memory.map[:40])
         if not number:
             return None
         access = ("write" if code & 2 else "read") if number == signal.SIGSEGV else ""
         name = signal.Signals(number).name if number in {int(s) for s in signal.Signals} else str(number)
+        counter -= self._entry
+        if any(low <= address < high for low, high in self._sealed):
+            return Fault(name, address, access, sealed=True, code=counter)
         at, index = base + GUARD_BYTES, 0
         for places in layout:
             for place in places:
                 if at - GUARD_BYTES // 2 <= address < at + place.length + GUARD_BYTES // 2:
-                    return Fault(name, address, access, index, address - at - place.offset)
+                    return Fault(name, address, access, index, address - at - place.offset, code=counter)
                 at += place.length + GUARD_BYTES
                 index += 1
-        return Fault(name, address, access)
+        return Fault(name, address, access, code=counter)
 
     def close(self) -> None:
         """End the worker; its descriptors are gone afterwards."""
@@ -229,6 +247,10 @@ class Session:
         self._memory.close()
         for fd in (self._status, self._log):
             os.close(fd)
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    return tuple(int(v) for v in value) if isinstance(value, list) and all(isinstance(v, int) for v in value) else ()
 
 
 def _triage(code: int | None) -> tuple[str, str]:

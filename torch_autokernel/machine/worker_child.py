@@ -40,6 +40,7 @@ class Child:
         self.library: ctypes.CDLL | None = None
         self.entry: Any = None
         self.base = self.reserved = 0
+        self.control = ControlState()
 
     def serve(self) -> None:
         while message := os.read(self.command, 1 << 20):
@@ -59,13 +60,24 @@ class Child:
         self.entry = getattr(self.library, request["entry"])
         self.entry.restype = None
         self.entry.argtypes = [ctypes.c_void_p] * 4
-        return {"done": 1}
+        return {"done": 1, "entry": ctypes.cast(self.entry, ctypes.c_void_p).value}
+
+    def do_seal(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take the right to write away from pages of the object."""
+        entry, sealed = ctypes.cast(self.entry, ctypes.c_void_p).value or 0, []
+        for start, length in request["ranges"]:
+            low, high = (entry + start) // PAGE * PAGE, -(-(entry + start + length) // PAGE) * PAGE
+            if _libc.mprotect(ctypes.c_void_p(low), ctypes.c_size_t(high - low), mmap.PROT_READ) != 0:
+                return {"error": "load", "reason": "its data cannot be made read-only"}
+            sealed.append((low, high))
+        return {"sealed": sealed}
 
     def do_run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Call the entry `warmup` times, then `samples` times `calls` times; `ns` holds each sample's duration."""
         with _Placed(self, request) as jobs:
             self._threads(request["threads"])
-            entry, count = self.entry, len(jobs)
+            entry, count, control = self.entry, len(jobs), self.control
+            control.set(self.library, request["control"])
             for i in range(request["warmup"]):
                 entry(*jobs[i % count])
             spans, turn, clock = [], 0, time.perf_counter_ns
@@ -76,7 +88,7 @@ class Child:
                 for buffers, sizes, workspace, stream in picked:
                     entry(buffers, sizes, workspace, stream)
                 spans.append(clock() - start)
-        return {"ns": spans}
+            return {"ns": spans, "control": control.read(self.library)}
 
     def _threads(self, threads: int) -> None:
         """Set OpenMP's number of threads, where the object uses OpenMP."""
@@ -136,6 +148,51 @@ def _map(at: int, length: int, protection: int, flags: int, fd: int, offset: int
     if place is None or place == _FAILED:
         raise MemoryError
     return int(place)
+
+
+# --------------------------------------------------------------------------------------------- floating-point control state
+USUAL_CONTROL = 0x1F80  # MXCSR of a fresh process: all exceptions masked, to nearest, denormals as they are
+
+
+class ControlState:
+    """MXCSR and the x87 control word of this thread and of OpenMP's team, set before a call and read after it."""
+
+    def __init__(self) -> None:
+        self.words: Any = (ctypes.c_uint32 * 6)()
+        self._set = self._read = 0
+        if platform.machine() != "x86_64":
+            return
+        # set(p): ldmxcsr [p+16]; fldcw [p+20]. read(p): or and and both words into [p], [p+4], [p+8], [p+12], atomically
+        put = b"\x0f\xae\x57\x10\xd9\x6f\x14\xc3"
+        get = (b"\x0f\xae\x5c\x24\xfc\x8b\x44\x24\xfc\xf0\x09\x07\xf0\x21\x47\x04"
+               b"\xd9\x7c\x24\xfc\x0f\xb7\x44\x24\xfc\xf0\x09\x47\x08\xf0\x21\x47\x0c\xc3")  # fmt: skip
+        code = _map(0, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        ctypes.memmove(code, put.ljust(16, b"\xcc") + get, 16 + len(get))
+        if _libc.mprotect(ctypes.c_void_p(code), ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_EXEC) == 0:
+            self._set, self._read = code, code + 16
+
+    def set(self, library: Any, mxcsr: int) -> None:
+        if self._set:
+            self.words[4], self.words[5] = mxcsr or USUAL_CONTROL, 0x37F
+            self._everywhere(library, self._set)
+
+    def read(self, library: Any) -> list[int]:
+        """MXCSR's control bits that any thread has, that all have; the same for x87. The usual state is set again."""
+        if not self._read:
+            return []
+        self.words[:4] = (0, 0xFFFFFFFF, 0, 0xFFFFFFFF)
+        self._everywhere(library, self._read)
+        out = [self.words[0] & ~0x3F, self.words[1] & ~0x3F, self.words[2], self.words[3]]
+        self.set(library, 0)
+        return out
+
+    def _everywhere(self, library: Any, code: int) -> None:
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code)(ctypes.addressof(self.words))
+        try:
+            parallel = library.GOMP_parallel
+        except AttributeError:
+            return
+        parallel(ctypes.c_void_p(code), ctypes.c_void_p(ctypes.addressof(self.words)), ctypes.c_uint(0), ctypes.c_uint(0))
 
 
 # --------------------------------------------------------------------------------------------- record of a fault

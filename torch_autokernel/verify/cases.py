@@ -20,6 +20,7 @@ _SMALL = 1 << 19  # element operations of a small case
 _WORK = {"quick": 1 << 23, "standard": 1 << 26, "full": 1 << 29}  # element operations in all
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100, 127, 129)
+_FAR = (4099, 16411)
 _LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
 
 
@@ -57,11 +58,13 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
         return
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: 1}), "normal", f"{symbol} = 1"
-    for distribution in ("small", "rows", "large", "grid", "wide"):
+    for distribution in ("small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling"):
         yield sizes.draw(_RAGGED), distribution, "ragged"
     yield sizes.draw(_RAGGED), "edges", "special"
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: rng.choice(_LONG)}), "normal", f"long {symbol}"
+    for symbol in sizes.shape_symbols[:8]:
+        yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
     yield primary, "shifted", "primary"
     yield sizes.draw((1,)), "normal", "all 1"
     for _ in range(4 if level == "standard" else 24):

@@ -148,7 +148,42 @@ def _grid(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return torch.randint(-3, 4, shape, generator=g).float() / 2
 
 
+def _huge(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g).sign() * torch.exp2(torch.rand(shape, generator=g) * 22 + 8)
+
+
+def _tiny(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g).sign() * torch.exp2(-torch.rand(shape, generator=g) * 48 - 12)
+
+
+def _sparse(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g) * (torch.rand(shape, generator=g) < 0.1)
+
+
+def _sorted(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Every row in order, half of the time the other way round."""
+    values = torch.randn(shape, generator=g) * _uniform(0.7, 1.8, g)
+    down = float(torch.rand((), generator=g)) < 0.5
+    return values.sort(dim=-1, descending=down).values if shape else values
+
+
+def _clustered(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """A few far centres with little spread."""
+    centres = torch.randn(5, generator=g) * 6
+    return centres[torch.randint(0, 5, shape, generator=g)] + torch.randn(shape, generator=g) * 0.01
+
+
+def _cancelling(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Ill-conditioned sums: the second half of a row undoes the first but for a little."""
+    values = torch.randn(shape, generator=g) * 10
+    if shape and shape[-1] > 1:
+        half = shape[-1] // 2
+        values[..., half : 2 * half] = -values[..., :half] + torch.randn((*shape[:-1], half), generator=g) * 0.1
+    return values
+
+
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
-    "grid": _grid,
+    "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
+    "cancelling": _cancelling,
 }  # fmt: skip

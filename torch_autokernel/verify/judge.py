@@ -20,11 +20,11 @@ from torch_autokernel.verify.vectors import vectors
 
 log = logging.getLogger(__name__)
 
-VERIFIER = "1"
+VERIFIER = "2"
 # In this order: the first one that fails names the reason.
 REQUIRED = (
-    "compiles", "imports", "runs", "bounds", "inputs_unchanged", "writes_all", "uninitialised", "numerics", "special_values",
-    "repeatable",
+    "compiles", "imports", "loading", "instructions", "runs", "bounds", "inputs_unchanged", "writes_all", "uninitialised",
+    "numerics", "special_values", "control_state", "stale", "addresses", "state", "repeatable",
 )  # fmt: skip
 CALL_SECONDS = 5.0  # wall time of one call, and more where eager is slow
 REQUIRED_NULL = ("compiles", "runs", "inputs_unchanged", "numerics", "special_values")
