@@ -20,8 +20,8 @@ _BYTE = frozenset(
      0xC6, 0xCD, *range(0xE0, 0xE8), 0xEB)
 )  # fmt: skip
 _WORD = frozenset((*(op for op in range(0x40) if op & 7 == 5), 0x68, 0x69, 0x81, 0xA9, 0xC7))  # 4 bytes, or 2 after 66
-_INVALID = frozenset((0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A, 0xCE, 0xD4, 0xD5,
-                      0xD6, 0xEA))  # fmt: skip
+_INVALID = frozenset((0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A, 0xCE, 0xD4,
+                      0xD5, 0xD6, 0xEA))  # fmt: skip
 _TWO_BARE = frozenset((0x05, 0x06, 0x07, 0x08, 0x09, 0x0B, 0x0E, *range(0x30, 0x38), 0x77, 0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA,
                        *range(0xC8, 0xD0)))  # fmt: skip
 _TWO_BYTE = frozenset((0x0F, *range(0x70, 0x74), 0xA4, 0xAC, 0xBA, 0xC2, 0xC4, 0xC5, 0xC6))
@@ -40,7 +40,8 @@ _PLAIN_REFUSED = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """`map` is 1 (one byte), 2 (0F), 3 (0F 38), 4 (0F 3A), or 0 for vector encodings. `target` is where a direct branch goes."""
+    """`map` is 1 (one byte), 2 (0F), 3 (0F 38), 4 (0F 3A), or 0 for vector encodings. `target` is where a direct branch
+    goes."""
 
     at: int
     length: int
@@ -63,7 +64,7 @@ class Instruction:
 
 
 def decode(code: bytes, base: int = 0) -> Iterator[Instruction | int]:
-    """Each instruction of the code, which is loaded at `base`; the offset where it cannot be decoded any further, then nothing."""
+    """Each instruction of the code, which is loaded at `base`; last, where it cannot be decoded any further, that offset."""
     at = 0
     while at < len(code):
         try:
@@ -175,8 +176,8 @@ def _vector(code: bytes, at: int, p: int, lead: int, prefixes: bytes) -> Instruc
 
 
 def refused(blocks: Iterable[tuple[int, bytes]]) -> list[str]:
-    """What blocks of code (address, bytes) have that no computation needs, each with its address; what hides between instructions
-    too, where a jump could get there."""
+    """What blocks of code (address, bytes) have that no computation needs, each with its address; what hides between
+    instructions too, where a jump could get there."""
     blocks, found, starts, targets, indirect = list(blocks), list[str](), set[int](), dict[int, int](), False
     for base, code in blocks:
         for item in decode(code, base):

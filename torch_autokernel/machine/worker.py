@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,8 @@ class Session:
             marks = [(len(extents) + i, p.offset) for i, p in enumerate(places)]
             extents += [(p.start, p.length) for p in places]
             workspace = marks.pop() if job.workspace is not None else None
-            described.append({"buffers": marks, "sizes": job.sizes, "workspace": workspace})
+            sizes_bytes = [p.data_bytes for p in places]
+            described.append({"buffers": marks, "sizes": job.sizes, "workspace": workspace, "bytes": sizes_bytes})
         threads = jobs[0].threads or self._pool.limits.threads
         return {"do": "run", "extents": extents, "jobs": described, "guard": GUARD_BYTES, "threads": threads,
                 "control": jobs[0].control, "calls": calls, "samples": samples, "warmup": warmup}  # fmt: skip
@@ -272,11 +273,15 @@ def _triage(code: int | None) -> tuple[str, str]:
 # --------------------------------------------------------------------------------------------- the pool
 class Pool:
     """Opens sessions through one zygote, which is started on first use. Usable from several threads. `leave_out` names layers
-    of the sandbox to do without, as on a machine that refuses them."""
+    of the sandbox to do without, as on a machine that refuses them. `environment` is added to the zygote's (`LD_PRELOAD` for a
+    sanitizer's run time)."""
 
-    def __init__(self, limits: Limits | None = None, leave_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self, limits: Limits | None = None, leave_out: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self.limits = limits or Limits()
         self.leave_out = tuple(leave_out)
+        self.environment = dict(environment or {})
         self._lock = threading.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -371,6 +376,7 @@ class Pool:
         keep = ("OMP_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "LANG", "LC_")
         environment = {k: v for k, v in os.environ.items() if k.startswith(keep)}
         environment.setdefault("GOMP_SPINCOUNT", "20000")  # idle threads give their core up to the next worker soon
+        environment |= self.environment
         fd = theirs.fileno()
         self._zygote = subprocess.Popen(
             [sys.executable, "-I", "-S", str(script), str(fd)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -113,14 +113,18 @@ class _Placed:
         self._reserve(self.guard + sum(length + self.guard for _, length in extents))
         ctypes.memmove(self.child.record + 32, struct.pack("Q", self.child.base), 8)
         starts, at = [], self.child.base + self.guard
+        self.ends: list[int] = []
         for offset, length in extents:
             _map(at, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED, self.child.memory, offset)
             starts.append(at)
             at += length + self.guard
+            self.ends.append(at - self.guard)
         return [self._arguments(job, starts) for job in self.request["jobs"]]
 
     def _arguments(self, job: dict[str, Any], starts: list[int]) -> Call:
         pointers = [starts[extent] + offset for extent, offset in job["buffers"]]
+        for (extent, offset), count in zip([*job["buffers"], *filter(None, [job["workspace"]])], job["bytes"], strict=True):
+            _surround(starts[extent], starts[extent] + offset, count, self.ends[extent])
         buffers = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
         sizes = (ctypes.c_int64 * max(1, len(job["sizes"])))(*job["sizes"])
         self.keep += [buffers, sizes]
@@ -139,8 +143,19 @@ class _Placed:
             child.reserved = count
 
     def __exit__(self, *_: object) -> None:
+        _surround(self.child.base, self.child.base, self.child.reserved, self.child.base + self.child.reserved)
         child, flags = self.child, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE | _FIXED
         _map(child.base, child.reserved, 0, flags, -1, 0)
+
+
+def _surround(start: int, first: int, count: int, end: int) -> None:
+    """Tell AddressSanitizer, where it is loaded, that only the data between page start and page end may be touched."""
+    try:
+        poison, unpoison = _libc.__asan_poison_memory_region, _libc.__asan_unpoison_memory_region
+    except AttributeError:
+        return
+    for low, high, tell in ((start, first, poison), (first, first + count, unpoison), (first + count, end, poison)):
+        tell(ctypes.c_void_p(low), ctypes.c_size_t(high - low))
 
 
 def _map(at: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:

@@ -32,8 +32,8 @@ class Job:
     """One call of the entry: `buffers` in its order, sizes, and the workspace if it has one.
 
     `edge` is `end` (buffers end at the upper guard) or `start` (they begin at the lower one, or where `shift` is not 0, at
-    other multiples of their alignment, each buffer at another). `canary` is the pattern that fills what is left of a buffer's pages.
-    `control` is the floating-point control state of the call, 0 for the usual one.
+    other multiples of their alignment, each buffer at another). `canary` is the pattern that fills what is left of a
+    buffer's pages. `control` is the floating-point control state of the call, 0 for the usual one.
     """
 
     buffers: tuple[Buffer, ...]

@@ -20,6 +20,9 @@ _SMALL = 1 << 19  # element operations of a small case
 _WORK = {"quick": 1 << 23, "standard": 1 << 26, "full": 1 << 29}  # element operations in all
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100, 127, 129)
+_RAGGED_DISTRIBUTIONS = (
+    "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling",
+)  # fmt: skip
 _FAR = (4099, 16411)
 _LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
 
@@ -58,7 +61,7 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
         return
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: 1}), "normal", f"{symbol} = 1"
-    for distribution in ("small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling"):
+    for distribution in _RAGGED_DISTRIBUTIONS:
         yield sizes.draw(_RAGGED), distribution, "ragged"
     yield sizes.draw(_RAGGED), "edges", "special"
     for symbol in sizes.shape_symbols[:8]:

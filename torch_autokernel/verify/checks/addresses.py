@@ -38,5 +38,6 @@ class Addresses:
                     return Finding(self.name, Status.FAIL, f"{where}, {reason}", evidence)
                 if result.outcome.strays:
                     stray = result.outcome.strays[0]
-                    return Finding(self.name, Status.FAIL, f"{where}, byte {stray.offset} of buffer {stray.buffer} is written", evidence)
+                    reason = f"{where}, byte {stray.offset} of buffer {stray.buffer} is written"
+                    return Finding(self.name, Status.FAIL, reason, evidence)
         return Finding(self.name, Status.PASS)

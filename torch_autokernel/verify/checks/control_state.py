@@ -14,8 +14,8 @@ USUAL, FLUSHING, X87 = 0x1F80, 0x9FC0, 0x37F
 class ControlState:
     """The floating-point control state is left as it was, and the result does not hang on it.
 
-    What it checks: MXCSR and the x87 control word of the calling thread and of every thread of OpenMP's team after each call; and
-    a call with denormals flushed to zero, as after `torch.set_flush_denormal(True)`: its result must be within the error
+    What it checks: MXCSR and the x87 control word of the calling thread and of every thread of OpenMP's team after each call;
+    and a call with denormals flushed to zero, as after `torch.set_flush_denormal(True)`: its result must be within the error
     budget of the usual one, and the state must still be that one afterwards.
     Why it matters: a thread that rounds up or flushes denormals changes what the user's later operations give.
     What it misses: a change that is undone before the call returns; other rounding modes on entry; other machines than x86-64.
@@ -45,8 +45,7 @@ class ControlState:
 
 
 def _changed(found: tuple[int, ...], mxcsr: int) -> str:
-    for name, have, want in zip(("MXCSR", "MXCSR", "the x87 control word", "the x87 control word"), found, (mxcsr, mxcsr, X87, X87),
-                                strict=True):  # fmt: skip
+    for number, (have, want) in enumerate(zip(found, (mxcsr, mxcsr, X87, X87), strict=True)):
         if have != want:
-            return f"it leaves {name} at {have:#x} instead of {want:#x}"
+            return f"it leaves {'MXCSR' if number < 2 else 'the x87 control word'} at {have:#x} instead of {want:#x}"
     return ""

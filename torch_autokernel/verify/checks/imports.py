@@ -39,8 +39,8 @@ def refused(symbols: tuple[str, ...]) -> list[str]:
 class Imports:
     """The object asks for nothing but mathematics, memory copies and OpenMP.
 
-    What it checks: the undefined dynamic symbols and needed libraries, read from the file itself (from its sections and from what
-    the loader reads), against an allow-list; the entry must be exported.
+    What it checks: the undefined dynamic symbols and needed libraries, read from the file itself (from its sections and
+    from what the loader reads), against an allow-list; the entry must be exported.
     Why it matters: what is not imported cannot be called: files, sockets, clocks, allocation, threads of its own, torch.
     What it misses: system calls made by assembly (see `instructions`); code that only looks like mathematics.
     Example: `fopen`, `malloc`, `fork`, `pthread_create`, `clock_gettime`, `fesetround`, `at::softmax`.

@@ -18,7 +18,7 @@ class Instructions:
     What it checks: every instruction of the object: system calls, clocks (`rdtsc`), processor identity, hardware transactions
     (which read memory without faulting), memory protection keys, port access, random numbers, the thread's own data but for
     the stack protector's word; jumps into the middle of an instruction; system calls hidden inside another one.
-    Why it matters: what a symbol table does not show. A kernel that knows the time or the processor can tell a judge from a user.
+    Why it matters: what a symbol table does not show. A kernel that knows the time can tell a judge from a user.
     What it misses: what ordinary loads from guessed addresses would tell; other machines than x86-64 and aarch64.
     Example: `__builtin_ia32_rdtsc()`; `asm("syscall")`; `.byte 0x0f, 0x05`; `_xbegin()` around a read behind the buffer.
     """

@@ -35,7 +35,8 @@ class Stale:
             for label, fill in _fills(first, prepared):
                 result = trial.runner.again(prepared, 1, How(fill=fill))
                 if reason := differs(prepared, first, result):
-                    return Finding(self.name, Status.FAIL, f"on outputs that hold {label}, {reason}", {"case": prepared.case.to_json()})
+                    evidence = {"case": prepared.case.to_json()}
+                    return Finding(self.name, Status.FAIL, f"on outputs that hold {label}, {reason}", evidence)
         return Finding(self.name, Status.PASS)
 
 
@@ -43,9 +44,10 @@ def _fills(first: Result, prepared: Prepared) -> Iterator[tuple[str, tuple[bytes
     rng = random.Random(prepared.case.seed)
     right = [bytes(storage_bytes(output)) for output in first.outputs]
     yield "zeros", tuple(bytes(max(1, len(data))) for data in right)
-    for label, low, high in (("a part of the result", 0.5, 1.0), ("a part of the result", 0.0, 0.5), ("most of the result", 0.4, 0.6)):
+    sizes = [output.element_size() for output in first.outputs]
+    for label, low, high in (("the start of the result", 0.5, 1.0), ("the end of it", 0.0, 0.5), ("most of it", 0.4, 0.6)):
         low, high = low + rng.uniform(0, 0.1), high - rng.uniform(0, 0.1)
-        yield label, tuple(_spoiled(data, output.element_size(), low, high) for data, output in zip(right, first.outputs, strict=True))
+        yield label, tuple(_spoiled(data, size, low, high) for data, size in zip(right, sizes, strict=True))
 
 
 def _spoiled(data: bytes, size: int, low: float, high: float) -> bytes:

@@ -31,7 +31,8 @@ class State:
             return Finding(self.name, Status.SKIP, "there is no object to look at here")
         found = read_elf(Path(trial.artifact.path).read_bytes())
         if found.thread_bytes:
-            return Finding(self.name, Status.FAIL, f"it keeps {found.thread_bytes} bytes of thread-local data; ask for a workspace")
+            reason = f"it keeps {found.thread_bytes} bytes of thread-local data; ask for a workspace"
+            return Finding(self.name, Status.FAIL, reason)
         cases = [p for p in trial.cases if p.nbytes <= MOST_BYTES] or list(trial.cases)[:1]
         trial.runner.fresh()
         try:
