@@ -113,6 +113,7 @@ def _first_difference(what: str, have: Sequence[torch.Tensor | None], want: Sequ
             continue
         if a.shape != b.shape:
             return f"{what} {i} has shape {tuple(a.shape)}, the reference's has {tuple(b.shape)}"
+        a, b = a.detach(), b.detach()
         error, scale = float((a - b).abs().max()) if a.numel() else 0.0, float(b.abs().max()) if b.numel() else 0.0
         if not error <= RELATIVE * max(scale, 1e-30):
             return f"{what} {i} differs by {error:.3g}, where the largest element is {scale:.3g}"

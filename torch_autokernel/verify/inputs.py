@@ -13,6 +13,8 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.types import Case, Region, TensorSpec
 from torch_autokernel.verify.indices import Range, ranges
 
+# Errors of a sum do not walk at random there: the addends of a row are alike, or its partial sums grow before they shrink.
+COHERENT = ("rows", "sorted")
 SPECIAL = {
     "nan": (float("nan"),),
     "inf": (float("inf"), -float("inf")),

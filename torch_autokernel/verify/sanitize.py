@@ -6,8 +6,10 @@ check is GCC's ThreadSanitizer instrumentation over a run time of our own (`race
 
 from __future__ import annotations
 
+import atexit
 import functools
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -94,13 +96,26 @@ def _steps(compiler: Compiler, kind: str, target: Path) -> list[tuple[str, ...]]
         return [(*COMMON, "-fopenmp", "-shared", *include, "kernel.cpp", "entry.cpp", "-lm", "-o", target.name)]
     if kind == "addresses":
         return [(*COMMON, *ADDRESSES, *include, "kernel.cpp", "entry.cpp", "-lm", "-o", target.name)]
-    own = ("-O1", "-g", "-std=c++17", "-fPIC", "-fno-builtin", "-fno-tree-loop-distribute-patterns")
     return [
         (*COMMON, "-fopenmp", "-fsanitize=thread", *include, "-c", "kernel.cpp", "-o", "kernel.o"),
         (*COMMON, "-c", "entry.cpp", "-o", "entry.o"),
-        (*own, "-c", str(RACES), "-o", "races.o"),
-        ("-shared", "-Wl,-z,defs", "-Wl,-Bsymbolic", "kernel.o", "entry.o", "races.o", "-lm", "-o", target.name),
+        ("-shared", "-Wl,-z,defs", "-Wl,-Bsymbolic", "kernel.o", "entry.o", run_time_of_races(), "-lm", "-o",
+         target.name),
     ]
+
+
+@functools.lru_cache(maxsize=1)
+def run_time_of_races() -> str:
+    """`races.cpp`, compiled once for a process."""
+    found = find_compiler()
+    assert not isinstance(found, str)
+    folder = tempfile.mkdtemp(prefix="autokernel-races-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    flags = ("-O1", "-g", "-std=c++17", "-fPIC", "-fno-builtin", "-fno-tree-loop-distribute-patterns")
+    target = str(Path(folder) / "races.o")
+    subprocess.run([*found.command, *flags, "-c", str(RACES), "-o", target], check=True, capture_output=True, env=environment(),
+                   timeout=COMPILE_SECONDS)  # fmt: skip
+    return target
 
 
 def _first_error(text: str) -> str:

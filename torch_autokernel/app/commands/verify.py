@@ -110,7 +110,8 @@ def _case(case: Mapping[str, Any]) -> str:
 def _looked_at(finding: Finding) -> str:
     """What a check that passed has seen, from its evidence."""
     evidence = finding.evidence
-    told = [f"{evidence[key]} {key.replace('_', ' ')}" for key in ("cases", "calls", "symbols", "code_bytes") if key in evidence]
+    counts = [key for key in ("cases", "calls", "symbols", "code_bytes") if key in evidence]
+    told = [f"{evidence[key]} {key.replace('_', ' ')}" for key in counts]
     if "worst" in evidence:
         told.append(f"worst element at {evidence['worst']:.2g} of the expected deviation, limit 4")
     if layers := evidence.get("sandbox"):
