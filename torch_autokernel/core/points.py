@@ -86,6 +86,7 @@ checks = Point("check", {
     "stale": "torch_autokernel.verify.checks.stale:Stale",
     "addresses": "torch_autokernel.verify.checks.addresses:Addresses",
     "state": "torch_autokernel.verify.checks.state:State",
+    "task": "torch_autokernel.verify.checks.task:Task",
     "sanitizers": "torch_autokernel.verify.checks.sanitizers:Sanitizers",
     "races": "torch_autokernel.verify.checks.races:Races",
     "repeatable": "torch_autokernel.verify.checks.repeatable:Repeatable",

@@ -6,6 +6,7 @@ turn. Everything follows from one secret seed, so a verdict can be replayed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,17 @@ def plan(region: Region, level: str, seed: int) -> list[Case]:
         seen.add(key)
         kept.append(case)
         spent += cost
-    return kept
+    return kept if level == "quick" else [*kept, *_redrawn(region, kept)]
+
+
+def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
+    """A small case again with one input redrawn at a time, the others held: several weights for the same activations."""
+    count = len(region.signature.inputs)
+    if count < 2:
+        return []
+    ordinary = [c for c in cases[1:] if c.distribution == "normal" and largest(region.signature, c.sizes) > 16]
+    base = min(ordinary or cases[:1], key=lambda c: work(region.signature, c.sizes))
+    return [dataclasses.replace(base, origin="one input redrawn", note=f"input {i} redrawn") for i in range(min(count, 6))]
 
 
 def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[dict[str, int], str, str]]:

@@ -1,6 +1,7 @@
 """Tensors for a case: values drawn from the named distribution, laid out exactly as the signature says.
 
-A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers.
+A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers. A case whose
+note is `input 2 redrawn` has the inputs of the case without it but for that one: other weights for the same activations.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ SPECIAL = {
 
 def make(region: Region, case: Case, tame: bool = False) -> list[torch.Tensor]:
     """The inputs of a case, the same for the same case. `tame` keeps every integer at 0, which is a valid index anywhere."""
-    generator = torch.Generator().manual_seed(case.seed & (2**63 - 1))
     signature, out = region.signature, []
-    found = ranges(signature)
+    found, other = ranges(signature), redrawn(case)
     for i, spec in enumerate(signature.inputs):
+        seed = case.seed + 0x9E3779B97F4A7C15 * (i + 1) + (0x5851F42D4C957F2D if i == other else 0)
+        generator = torch.Generator().manual_seed(seed & (2**63 - 1))
         spec = spec.concrete(case.sizes)
         shape = tuple(1 if stride == 0 else int(n) for n, stride in zip(spec.shape, spec.stride, strict=True))
         values = _values(shape, spec.dtype, case, found.get(i), generator, tame)
         out.append(_laid_out(values, spec, generator))
     return out
+
+
+def redrawn(case: Case) -> int:
+    """The number of the input that is drawn again; -1 for none."""
+    words = case.note.split()
+    return int(words[1]) if len(words) == 3 and words[2] == "redrawn" else -1
 
 
 def _values(
@@ -63,12 +71,28 @@ def _integers(
     if span is not None and span.bounds:
         most = max(1, min(dims.evaluate(b, sizes) for b in span.bounds))
     least = -most if span is not None and span.bounds and span.negative and most > 1 else 0
-    values = torch.randint(0, most, shape, generator=generator)
+    values = _structured(torch.randint(0, most, shape, generator=generator), most, generator)
     if least:
         values = torch.where(torch.rand(shape, generator=generator) < 0.125, values - most, values)
     for mark in sorted(span.marks) if span is not None else ():
         values = torch.where(torch.rand(shape, generator=generator) < 0.125, mark, values)
     return values.to(kind)
+
+
+def _structured(values: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Half of the time as they are; else sorted, all alike, counting up, in groups of equal size, or only the extremes."""
+    match int(torch.randint(0, 10, (), generator=generator)):
+        case 0:
+            return values.reshape(-1).sort().values.reshape(values.shape)
+        case 1:
+            return values[(slice(0, 1),) * values.dim()].expand(values.shape).clone()
+        case 2:
+            return (torch.arange(values.numel()) % most).reshape(values.shape)
+        case 3:
+            return (torch.arange(values.numel()) * most // max(1, values.numel())).reshape(values.shape)
+        case 4:
+            return (values % 2) * (most - 1)
+    return values
 
 
 def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torch.Generator) -> torch.Tensor:

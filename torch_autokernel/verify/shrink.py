@@ -60,8 +60,9 @@ def _smaller(trial: Any, case: Case) -> Iterator[Case]:
     yield dataclasses.replace(case, sizes=least, origin="shrunk")
     for symbol in symbols:
         now = case.sizes[symbol]
-        for value in dict.fromkeys((least[symbol], least[symbol] + 1, 3, now // 4, now // 2, now * 3 // 4, now * 15 // 16, now - 1)):
-            if least[symbol] <= value < now:
+        low = least[symbol]
+        for value in dict.fromkeys((low, low + 1, 3, now // 4, now // 2, now * 3 // 4, now * 15 // 16, now - 1)):
+            if low <= value < now:
                 yield dataclasses.replace(case, sizes={**case.sizes, symbol: value}, origin="shrunk")
 
 
