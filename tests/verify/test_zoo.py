@@ -23,7 +23,7 @@ ONLY = {
     "loading": "ifunc",
     "instructions": "reads_clock",
     "bounds": "behind_page_start",
-    "inputs_unchanged": "writes_between_rows",
+    "inputs_unchanged": "undone_write",
     "control_state": "flushes_denormals",
     "stale": "skips_when_done",
     "addresses": "aligned_alike",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -34,6 +35,7 @@ from torch_autokernel.machine.worker_memory import GUARD_BYTES, PAGE, Job, Memor
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 20.0
+PATIENCE, BUSY = 8, 0.6  # a timeout is one where the worker had this share of it as processor time, or after so many times it
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class Outcome:
     def ok(self) -> bool:
         return self.kind == "ok"
 
+    @property
+    def signature(self) -> str:
+        """What two crashes have in common that are one: the kind, and where the code was. Empty for a call that came back."""
+        where = f"{self.fault.signal} at entry{self.fault.code:+#x}" if self.fault else self.reason
+        return "" if self.ok else f"{self.kind}: {where}"
+
 
 # --------------------------------------------------------------------------------------------- one worker
 class Session:
@@ -96,6 +104,7 @@ class Session:
         self._log = log_pipe
         self._turn = 0
         self.layers: dict[str, str] = {}
+        self.pid = 0
         self.alive = True
         self.loaded: Outcome | None = None
         self._sealed: list[tuple[int, int]] = []
@@ -163,7 +172,8 @@ class Session:
             described.append({"buffers": marks, "sizes": job.sizes, "workspace": workspace, "bytes": sizes_bytes})
         threads = jobs[0].threads or self._pool.limits.threads
         return {"do": "run", "extents": extents, "jobs": described, "guard": GUARD_BYTES, "threads": threads,
-                "control": jobs[0].control, "calls": calls, "samples": samples, "warmup": warmup}  # fmt: skip
+                "control": jobs[0].control, "stack": jobs[0].stack, "readonly": jobs[0].readonly,
+                "calls": calls, "samples": samples, "warmup": warmup}  # fmt: skip
 
     def _ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], Outcome]:
         """The worker's answer and what became of the command."""
@@ -172,7 +182,7 @@ class Session:
         try:
             self._command.settimeout(seconds)
             self._command.send(json.dumps({**request, "turn": self._turn}).encode())
-            message = self._command.recv(1 << 20)
+            message = self._answer(seconds)
         except TimeoutError:
             return {}, self._die("timeout", f"no answer within {seconds:g} s")
         except OSError:
@@ -191,6 +201,27 @@ class Session:
             reason = str(answer.get("reason", "")) or "out of memory under the limit"
             return {}, self._die("load" if problem == "load" else "memory", reason)
         return answer, Outcome("ok", outside_ns=spent, log=self._read_log())
+
+    def _answer(self, seconds: float) -> bytes:
+        """The next message; raises TimeoutError. A worker that has not had the processor for most of its time, as on a busy
+        machine whose other processes keep its threads waiting for each other, gets more, up to `PATIENCE` times as much."""
+        began = self._cpu_seconds()
+        for turn in range(1, PATIENCE + 1):
+            try:
+                return self._command.recv(1 << 20)
+            except TimeoutError:
+                if turn == PATIENCE or self._cpu_seconds() - began > BUSY * seconds:
+                    raise
+        raise TimeoutError
+
+    def _cpu_seconds(self) -> float:
+        """Processor time of all the worker's threads so far."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as f:
+                fields = f.read().rpartition(")")[2].split()
+        except OSError:
+            return math.inf
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _die(self, kind: str, reason: str) -> Outcome:
         """End the worker; the outcome says why it ended (from its exit status where no kind is given)."""
@@ -351,7 +382,8 @@ class Pool:
         session = Session(self, ident, mine, memory, status, log_pipe)
         try:
             mine.settimeout(_START_SECONDS)
-            session.layers = json.loads(mine.recv(1 << 16))["ready"]
+            hello = json.loads(mine.recv(1 << 16))
+            session.layers, session.pid = hello["ready"], int(hello["pid"])
         except (OSError, ValueError, KeyError) as error:
             trace = session._read_log().decode(errors="replace")
             session.close()

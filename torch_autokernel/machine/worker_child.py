@@ -77,6 +77,7 @@ class Child:
         with _Placed(self, request) as jobs:
             self._threads(request["threads"])
             entry, count, control = self.entry, len(jobs), self.control
+            control.fill_stacks(self.library, request["stack"])
             control.set(self.library, request["control"])
             for i in range(request["warmup"]):
                 entry(*jobs[i % count])
@@ -112,10 +113,12 @@ class _Placed:
         extents = self.request["extents"]
         self._reserve(self.guard + sum(length + self.guard for _, length in extents))
         ctypes.memmove(self.child.record + 32, struct.pack("Q", self.child.base), 8)
-        starts, at = [], self.child.base + self.guard
+        starts: list[int] = []
+        at = self.child.base + self.guard
         self.ends: list[int] = []
         for offset, length in extents:
-            _map(at, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED, self.child.memory, offset)
+            access = mmap.PROT_READ | (mmap.PROT_WRITE if len(starts) >= self.request["readonly"] else 0)
+            _map(at, length, access, mmap.MAP_SHARED | _FIXED, self.child.memory, offset)
             starts.append(at)
             at += length + self.guard
             self.ends.append(at - self.guard)
@@ -173,8 +176,8 @@ class ControlState:
     """MXCSR and the x87 control word of this thread and of OpenMP's team, set before a call and read after it."""
 
     def __init__(self) -> None:
-        self.words: Any = (ctypes.c_uint32 * 6)()
-        self._set = self._read = 0
+        self.words: Any = (ctypes.c_uint32 * 8)()
+        self._set = self._read = self._fill = 0
         if platform.machine() != "x86_64":
             return
         # set(p): ldmxcsr [p+16]; fldcw [p+20]. read(p): or and and both words into [p], [p+4], [p+8], [p+12], atomically
@@ -182,9 +185,18 @@ class ControlState:
         get = (b"\x0f\xae\x5c\x24\xfc\x8b\x44\x24\xfc\xf0\x09\x07\xf0\x21\x47\x04"
                b"\xd9\x7c\x24\xfc\x0f\xb7\x44\x24\xfc\xf0\x09\x47\x08\xf0\x21\x47\x0c\xc3")  # fmt: skip
         code = _map(0, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-        ctypes.memmove(code, put.ljust(16, b"\xcc") + get, 16 + len(get))
+        # fill(p): 64 KiB below the stack pointer become [p+24]. mov rax,[p+24]; lea rdi,[rsp-65536]; mov ecx,8184; rep stosq
+        fill = b"\x48\x8b\x47\x18\x48\x8d\xbc\x24\x00\x00\xff\xff\xb9\xf8\x1f\x00\x00\xf3\x48\xab\xc3"
+        text = put.ljust(16, b"\xcc") + get.ljust(48, b"\xcc") + fill
+        ctypes.memmove(code, text, len(text))
         if _libc.mprotect(ctypes.c_void_p(code), ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_EXEC) == 0:
-            self._set, self._read = code, code + 16
+            self._set, self._read, self._fill = code, code + 16, code + 64
+
+    def fill_stacks(self, library: Any, pattern: int) -> None:
+        """Give what a kernel finds in variables that it never set these eight bytes, on every thread."""
+        if self._fill:
+            self.words[6], self.words[7] = pattern & 0xFFFFFFFF, pattern >> 32
+            self._everywhere(library, self._fill)
 
     def set(self, library: Any, mxcsr: int) -> None:
         if self._set:
@@ -263,7 +275,7 @@ def main(command: int, memory: int, log: int, request: dict[str, Any], parent: i
         child = Child(3, 4)
         _watch_faults(child.record)
         layers = sandbox.enter(sandbox.Policy(**request["policy"]), parent)
-        os.write(3, json.dumps({"ready": layers}).encode())
+        os.write(3, json.dumps({"ready": layers, "pid": os.getpid()}).encode())
         child.serve()
         code = 0
     finally:

@@ -33,7 +33,8 @@ class Job:
 
     `edge` is `end` (buffers end at the upper guard) or `start` (they begin at the lower one, or where `shift` is not 0, at
     other multiples of their alignment, each buffer at another). `canary` is the pattern that fills what is left of a
-    buffer's pages. `control` is the floating-point control state of the call, 0 for the usual one.
+    buffer's pages. `control` is the floating-point control state of the call, 0 for the usual one. `stack` fills
+    the unused part of every thread's stack before the call. The first `readonly` buffers cannot be written.
     """
 
     buffers: tuple[Buffer, ...]
@@ -44,6 +45,8 @@ class Job:
     shift: int = 0
     canary: bytes = CANARY
     control: int = 0
+    stack: int = 0
+    readonly: int = 0
 
     @property
     def all_buffers(self) -> tuple[Buffer, ...]:

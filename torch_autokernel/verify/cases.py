@@ -24,7 +24,8 @@ _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100
 _RAGGED_DISTRIBUTIONS = (
     "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling",
 )  # fmt: skip
-_FAR = (4099, 16411)
+_BEYOND = 1 << 20  # elements of a primary case that is also tried with larger sizes
+_FAR = (4099, 9973)
 _LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
 
 
@@ -80,6 +81,8 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
     yield primary, "shifted", "primary"
+    if largest(region.signature, primary) <= _BEYOND:
+        yield sizes.fit({s: n + n // rng.randint(2, 5) | 1 for s, n in primary.items()}, LARGEST), "normal", "beyond primary"
     yield sizes.draw((1,)), "normal", "all 1"
     for _ in range(4 if level == "standard" else 24):
         yield sizes.draw(_RAGGED), rng.choice(("normal", "shifted", "wide", "grid", *SPECIAL)), "ragged"

@@ -102,6 +102,9 @@ def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torc
     flat = values.reshape(-1).clone()
     at = torch.randint(0, max(1, flat.numel()), (count,), generator=generator)
     pick = torch.randint(0, len(specials), (count,), generator=generator)
+    if count > 2 and values.dim():  # one at the end of a row, one at its beginning: where vector code has its seams
+        at[:2] -= at[:2] % values.shape[-1]
+        at[0] += values.shape[-1] - 1
     if flat.numel():
         flat[at] = torch.tensor(specials, dtype=torch.float64)[pick].to(values.dtype)
     out = flat.reshape(values.shape)

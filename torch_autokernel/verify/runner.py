@@ -41,12 +41,13 @@ class Result:
 class How:
     """What is special about a call. `threads` is -1 for one more than there are cores; `shift` moves buffers off their pages'
     edges (`machine/worker_memory.py`); `control` is the floating-point control state; `fill` are the outputs' storages before
-    the call, and says that the workspace is all zero."""
+    the call, and says that the workspace is all zero; `readonly` says that inputs cannot be written."""
 
     threads: int = 0
     shift: int = 0
     control: int = 0
     fill: tuple[bytes, ...] = ()
+    readonly: bool = False
 
 
 class Runner(Protocol):
@@ -160,7 +161,9 @@ class WorkerRunner:
         order = tuple(int(sizes[s]) for s in signature.symbols)
         threads = self._pool.limits.threads + 1 if how.threads < 0 else how.threads
         canary = self._nan() if edge == "start" else self._random.randbytes(199)
-        return Job(tuple(buffers), order, room, edge, threads, how.shift, canary, how.control)
+        stack = int.from_bytes((poison[-1] if edge == "end" else self._nan())[:8].ljust(8, b"\0"), "little")
+        readonly = len(signature.inputs) if how.readonly else 0
+        return Job(tuple(buffers), order, room, edge, threads, how.shift, canary, how.control, stack, readonly)
 
     def _decode(self, prepared: Prepared, outcome: Outcome, poison: tuple[bytes, ...]) -> Result:
         if not outcome.ok:
