@@ -41,7 +41,7 @@ def explained() -> dict[str, str]:
     return json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
 
 
-def run(kernels: list[str], count: int, seed: int, folder: Path, level: str = "standard", jobs: int = 2) -> list[Tried]:
+def run(kernels: list[str], count: int, seed: int, folder: Path, level: str = "standard", log: bool = False) -> list[Tried]:
     """What became of `count` mutants of each kernel."""
     rng = random.Random(seed)
     chosen = [(name, mutant) for name in kernels for mutant in sample(specimen("honest", name).text, count, rng)]
@@ -54,11 +54,13 @@ def run(kernels: list[str], count: int, seed: int, folder: Path, level: str = "s
         if not built.ok:
             return Tried(name, mutant, "not compiled")
         verdict = judge.judge(found.region, built)
-        Path(built.path).unlink()
+        Path(built.path).unlink(missing_ok=True)
+        if verdict.accepted and log:
+            print(f"accepted: {name}: {mutant}", file=sys.stderr, flush=True)
         return Tried(name, mutant, "accepted" if verdict.accepted else verdict.why.partition(":")[0])
 
     try:
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(2) as pool:
             return list(pool.map(one, chosen))
     finally:
         judge.close()
@@ -74,7 +76,7 @@ def main() -> int:
     seed = random.SystemRandom().getrandbits(32) if args.seed is None else args.seed
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        tried = run(args.kernels or names("honest"), args.count, seed, Path(folder), args.level)
+        tried = run(args.kernels or names("honest"), args.count, seed, Path(folder), args.level, log=True)
     compiled = [t for t in tried if t.outcome != "not compiled"]
     alive, known = [t for t in compiled if t.outcome == "accepted"], explained()
     open_ = [t for t in alive if t.name not in known]
