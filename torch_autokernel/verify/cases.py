@@ -66,21 +66,23 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     primary = sizes.fit(dict(region.sizes), LARGEST)
     yield primary, "normal", "primary"
     yield sizes.draw(_PRIMES, distinct=True), "normal", "odd"
-    yield sizes.draw(_RAGGED), "nan", "special"
+    yield sizes.draw(_PRIMES), "nan", "special"
     yield sizes.draw(_PRIMES), "inf", "special"
-    yield sizes.draw(_RAGGED), "shifted", "ragged"
+    ragged = _RAGGED if len(sizes.shape_symbols) > 1 else _LONG  # enough elements to meet what is rare
+    yield sizes.draw(ragged), "shifted", "ragged"
     if level == "quick":
         return
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: 1}), "normal", f"{symbol} = 1"
     for distribution in _RAGGED_DISTRIBUTIONS:
-        yield sizes.draw(_RAGGED), distribution, "ragged"
-    yield sizes.draw(_RAGGED), "edges", "special"
+        yield sizes.draw(ragged), distribution, "ragged"
+    yield sizes.draw(_PRIMES), "edges", "special"
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: rng.choice(_LONG)}), "normal", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
     yield primary, "shifted", "primary"
+    yield primary, "wide", "primary"
     if largest(region.signature, primary) <= _BEYOND:
         yield sizes.fit({s: n + n // rng.randint(2, 5) | 1 for s, n in primary.items()}, LARGEST), "normal", "beyond primary"
     yield sizes.draw((1,)), "normal", "all 1"

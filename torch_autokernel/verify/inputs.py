@@ -98,13 +98,12 @@ def _structured(values: torch.Tensor, most: int, generator: torch.Generator) -> 
 def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torch.Generator) -> torch.Tensor:
     """A few elements replaced: so few that most rows and columns stay ordinary. Among infinities, one row is all -inf, as a
     mask leaves it."""
-    count = max(1, min(12, values.numel() // 40))
+    count = max(1 if values.numel() < 13 else 3, min(12, values.numel() // 40))
     flat = values.reshape(-1).clone()
     at = torch.randint(0, max(1, flat.numel()), (count,), generator=generator)
     pick = torch.randint(0, len(specials), (count,), generator=generator)
-    if count > 2 and values.dim():  # one at the end of a row, one at its beginning: where vector code has its seams
-        at[:2] -= at[:2] % values.shape[-1]
-        at[0] += values.shape[-1] - 1
+    if count > 2 and values.dim():
+        at = _at_seams(at, values.shape[-1], flat.numel())
     if flat.numel():
         flat[at] = torch.tensor(specials, dtype=torch.float64)[pick].to(values.dtype)
     out = flat.reshape(values.shape)
@@ -112,6 +111,20 @@ def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torc
         rows = out.reshape(-1, out.shape[-1])
         rows[int(torch.randint(0, rows.shape[0], (), generator=generator))] = -float("inf")
     return out
+
+
+def _at_seams(at: torch.Tensor, columns: int, count: int) -> torch.Tensor:
+    """One at the end of a row, one at the beginning of another, where vector code has its seams; those rows have no others,
+    which would hide what becomes of these two."""
+    at[:2] -= at[:2] % columns
+    at[0] += columns - 1
+    if count < 4 * columns:
+        return at
+    for k in (0, 1, 0):
+        clash = at // columns == at[k] // columns
+        clash[k] = False
+        at[clash] = (at[clash] + columns) % count
+    return at
 
 
 def _laid_out(values: torch.Tensor, spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
