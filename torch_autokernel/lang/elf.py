@@ -70,7 +70,7 @@ def read_elf(content: bytes) -> Elf:
         raise ValueError(f"not a 64-bit little-endian ELF file: it starts with {content[:6]!r}")
     try:
         return _read(content)
-    except (struct.error, IndexError, ValueError, OverflowError, MemoryError) as error:
+    except (struct.error, LookupError, ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"a truncated or damaged ELF file: {error}") from None
 
 
