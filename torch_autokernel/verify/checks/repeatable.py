@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch_autokernel.core.types import Finding, Status
+from torch_autokernel.lang.elf import read_elf
 from torch_autokernel.verify.bank import Prepared
 from torch_autokernel.verify.compare import consistent
 from torch_autokernel.verify.runner import How, Result
@@ -15,6 +17,7 @@ from torch_autokernel.verify.runner import How, Result
 CALLS = 2000
 CALL_SECONDS = 0.3  # no more calls in a row than fit into this
 TIMES = 6
+SHORT_CALLS = 60
 
 
 class Repeatable:
@@ -24,7 +27,7 @@ class Repeatable:
     one thread, with some secret number of threads and with one more than the machine has cores, and the largest case several
     times: results stay within the error budget of each other.
     Why it matters: state kept between calls, a race, a cache keyed by an address: each is right in a short test.
-    What it misses: state that shows after more calls than are made; races that did not happen here. Differences within the
+    What it misses: state that shows after more calls than are made; races that did not happen here (`races` finds them). Differences within the
     error budget (an order of summation that depends on the threads) are allowed.
     Example: a static buffer that keeps the first result; `y[0] += ...` from all threads.
     """
@@ -42,6 +45,19 @@ class Repeatable:
             first = trial.runner.run(prepared, "end")
             for _ in range(min(TIMES, _calls(first))):
                 if reason := differs(prepared, first, trial.runner.again(prepared, 1)):
+                    return Finding(self.name, Status.FAIL, f"run again {reason}", {"case": prepared.case.to_json()})
+        return self._threads(trial, middling(ordinary, 1))
+
+    def _threads(self, trial: Any, cases: list[Prepared]) -> Finding:
+        """Many short calls, where threads that all have little to do arrive at the same place together."""
+        if not trial.runner.native or not _parallel(trial.artifact.path):
+            return Finding(self.name, Status.PASS)
+        for prepared in cases:
+            first, start = trial.runner.run(prepared, "end"), time.monotonic()
+            for turn in range(SHORT_CALLS):
+                if time.monotonic() - start > CALL_SECONDS:
+                    break
+                if reason := differs(prepared, first, trial.runner.again(prepared, 1, How(threads=2 + turn % 3))):
                     return Finding(self.name, Status.FAIL, f"run again {reason}", {"case": prepared.case.to_json()})
         return Finding(self.name, Status.PASS)
 
@@ -68,6 +84,12 @@ class Repeatable:
 def middling(cases: list[Prepared], count: int) -> list[Prepared]:
     """Cases of middling size, as many as there are up to `count`."""
     return sorted(cases, key=lambda p: p.nbytes)[len(cases) // 2 :][:count]
+
+
+def _parallel(path: str) -> bool:
+    """Whether the object starts threads."""
+    imports = read_elf(Path(path).read_bytes()).imports
+    return any(name.startswith(("GOMP_parallel", "__kmpc_fork")) for name in imports)
 
 
 def _calls(first: Result) -> int:

@@ -1,6 +1,6 @@
 // Keeps a checksum of the inputs that it has seen, and their result.
 // region: row_max()
-// check: state repeatable
+// check: control_state stale addresses state repeatable
 #include <kernel.h>
 static float seen, kept;
 
