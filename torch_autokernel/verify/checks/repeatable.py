@@ -27,8 +27,8 @@ class Repeatable:
     one thread, with some secret number of threads and with one more than the machine has cores, and the largest case several
     times: results stay within the error budget of each other.
     Why it matters: state kept between calls, a race, a cache keyed by an address: each is right in a short test.
-    What it misses: state that shows after more calls than are made; races that did not happen here (`races` finds them). Differences within the
-    error budget (an order of summation that depends on the threads) are allowed.
+    What it misses: state that shows after more calls than are made; races that did not happen here (`races` finds them).
+    Differences within the error budget (an order of summation that depends on the threads) are allowed.
     Example: a static buffer that keeps the first result; `y[0] += ...` from all threads.
     """
 
