@@ -9,7 +9,7 @@ from tests.verify import mutation
 from tests.verify.build import names, specimen
 from torch_autokernel.verify.mutate import mutants, sample
 
-SEED, KERNELS = 5, ("softmax", "layer_norm", "cross_entropy", "column_sum_critical", "swiglu", "embedding")
+SEED, KERNELS = 5, ("softmax", "cross_entropy", "column_sum_critical", "swiglu")
 
 
 def test_every_mutant_changes_one_line_once() -> None:

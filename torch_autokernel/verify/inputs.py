@@ -75,7 +75,8 @@ def _integers(
     if least:
         values = torch.where(torch.rand(shape, generator=generator) < 0.125, values - most, values)
     for mark in sorted(span.marks) if span is not None else ():
-        values = torch.where(torch.rand(shape, generator=generator) < 0.125, mark, values)
+        share = 1.0 if int(torch.randint(0, 5, (), generator=generator)) == 0 else 0.125  # all of them are marked now and then
+        values = torch.where(torch.rand(shape, generator=generator) < share, mark, values)
     return values.to(kind)
 
 
