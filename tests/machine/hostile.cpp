@@ -64,6 +64,14 @@ extern "C" void ak_entry(void* const* buffers, const int64_t* sizes, void* works
     case 30: { iovec here = {text, 8}, there = {(void*)in, 8}; out[0] = tried(process_vm_readv(getppid(), &here, 1, &there, 1, 0)); break; }
     case 31: out[0] = tried(mkdir("/tmp/autokernel-hostile-dir", 0700)); break;
     case 32: out[0] = getenv("AUTOKERNEL_TEST_SECRET") != nullptr; break;
+    case 34: for (;;) fork();
+    case 35: {                                              // as much memory as there is, used
+      void* p;
+      while ((p = mmap(nullptr, 16 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) != MAP_FAILED) memset(p, 1, 16 << 20);
+      out[0] = -errno;
+      break;
+    }
+    case 36: out[0] = tried(kill(-1, SIGTERM)); break;
     case 33: out[0] = tried(syscall(SYS_prctl, 1, 0, 0, 0, 0)); break;     // outlive the parent
   }
 }

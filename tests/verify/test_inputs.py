@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from tests.verify import regions
 from tests.verify.regions import Graph
 from torch_autokernel.core.types import Case, Const, Region
 from torch_autokernel.verify.indices import ranges
-from torch_autokernel.verify.inputs import make
+from torch_autokernel.verify.inputs import _DISTRIBUTIONS, make
 from torch_autokernel.verify.runner import storage_bytes
 
 
@@ -34,7 +36,7 @@ def test_expanded_and_transposed_inputs() -> None:
 
 def test_the_same_case_gives_the_same_bytes() -> None:
     region = regions.layer_norm(m=4, n=7)
-    for distribution in ("normal", "rows", "nan", "wide", "grid"):
+    for distribution in (*_DISTRIBUTIONS, "nan", "edges"):
         one, other = (make(region, case(region, distribution)) for _ in range(2))
         assert all(bytes(storage_bytes(a)) == bytes(storage_bytes(b)) for a, b in zip(one, other, strict=True))
     assert not torch.equal(make(region, case(region))[0], make(region, case(region, seed=4))[0])
@@ -84,3 +86,35 @@ def test_embedding_backward_takes_its_size_from_an_argument() -> None:
     g.input("s2", "s1")
     out = g.op("aten.embedding_dense_backward.default", grad, index, Const("dim", "s2"), -1, False, shape=("s2", "s1"))
     assert ranges(g.region(out, s0=2, s1=3, s2=4).signature)[1].bounds == ["s2"]
+
+
+def test_one_input_redrawn_holds_the_others() -> None:
+    region = regions.layer_norm(m=4, n=7)
+    base = make(region, case(region))
+    for i in range(3):
+        other = make(region, dataclasses.replace(case(region), note=f"input {i} redrawn"))
+        assert [torch.equal(a, b) for a, b in zip(base, other, strict=True)] == [k != i for k in range(3)]
+
+
+def test_distributions_are_what_their_names_say() -> None:
+    region = regions.add_relu(m=40, n=50)
+    x = {name: make(region, case(region, name))[0] for name in _DISTRIBUTIONS}
+    assert x["huge"].abs().min() >= 2**8 and x["tiny"].abs().max() <= 2**-12 and x["tiny"].abs().min() > 1e-30
+    assert 0.02 < (x["sparse"] != 0).float().mean() < 0.3
+    steps = x["sorted"].diff(dim=1)
+    assert bool((steps >= 0).all()) or bool((steps <= 0).all())
+    assert x["clustered"].round(decimals=0).unique().numel() <= 12
+    assert x["cancelling"].sum(1).abs().max() < 0.1 * x["cancelling"].abs().sum(1).min()
+    assert all(bool(t.isfinite().all()) for t in x.values())
+
+
+def test_integers_have_structure() -> None:
+    region = regions.embedding()
+    seen = set()
+    for seed in range(60):
+        index = make(region, case(region, seed=seed))[1]
+        assert 0 <= int(index.min()) and int(index.max()) < region.sizes["s0"]
+        distinct = index.unique().numel()
+        seen |= {"one"} if distinct == 1 else {"two"} if distinct == 2 else set()
+        seen |= {"sorted"} if bool((index.diff() >= 0).all()) and distinct > 2 else {"mixed"} if distinct > 2 else set()
+    assert seen == {"one", "two", "sorted", "mixed"}

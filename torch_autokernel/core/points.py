@@ -73,6 +73,8 @@ strategies = Point("strategy", {
 checks = Point("check", {
     "compiles": "torch_autokernel.verify.checks.compiles:Compiles",
     "imports": "torch_autokernel.verify.checks.imports:Imports",
+    "loading": "torch_autokernel.verify.checks.loading:Loading",
+    "instructions": "torch_autokernel.verify.checks.instructions:Instructions",
     "runs": "torch_autokernel.verify.checks.runs:Runs",
     "bounds": "torch_autokernel.verify.checks.bounds:Bounds",
     "inputs_unchanged": "torch_autokernel.verify.checks.inputs_unchanged:InputsUnchanged",
@@ -80,6 +82,13 @@ checks = Point("check", {
     "uninitialised": "torch_autokernel.verify.checks.uninitialised:Uninitialised",
     "numerics": "torch_autokernel.verify.checks.numerics:Numerics",
     "special_values": "torch_autokernel.verify.checks.special_values:SpecialValues",
+    "control_state": "torch_autokernel.verify.checks.control_state:ControlState",
+    "stale": "torch_autokernel.verify.checks.stale:Stale",
+    "addresses": "torch_autokernel.verify.checks.addresses:Addresses",
+    "state": "torch_autokernel.verify.checks.state:State",
+    "task": "torch_autokernel.verify.checks.task:Task",
+    "sanitizers": "torch_autokernel.verify.checks.sanitizers:Sanitizers",
+    "races": "torch_autokernel.verify.checks.races:Races",
     "repeatable": "torch_autokernel.verify.checks.repeatable:Repeatable",
 })  # fmt: skip
 

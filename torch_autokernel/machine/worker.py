@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from torch_autokernel.machine.worker_memory import GUARD_BYTES, PAGE, Job, Memor
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 20.0
+PATIENCE, BUSY = 8, 0.6  # a timeout is one where the worker had this share of it as processor time, or after so many times it
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class Fault:
-    """Where a worker died of a bad access. `buffer` is -1 where no buffer is near; `offset` as in Stray."""
+    """Where a worker died of a bad access. `buffer` is -1 where no buffer is near; `offset` as in Stray. `sealed` says that it
+    was a write to what `Session.seal` protects. `code` is the program counter, relative to the entry."""
 
     signal: str
     address: int
     access: str = ""
     buffer: int = -1
     offset: int = 0
+    sealed: bool = False
+    code: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
     """`kind`: `ok`, `signal`, `forbidden` (system call), `timeout`, `memory`, `exit` (ended without an answer), `load` (not
-    loadable) or `garbled` (the answer was none). `contents` are all buffers after the call, the workspace last."""
+    loadable) or `garbled` (the answer was none). `contents` are all buffers after the call, the workspace last.
+    `control` is the floating-point control state that the call left, over all threads: MXCSR (any, all), x87 (any, all)."""
 
     kind: str
     reason: str = ""
@@ -72,10 +78,17 @@ class Outcome:
     inside_ns: tuple[int, ...] = ()
     outside_ns: int = 0
     log: bytes = b""
+    control: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
         return self.kind == "ok"
+
+    @property
+    def signature(self) -> str:
+        """What two crashes have in common that are one: the kind, and where the code was. Empty for a call that came back."""
+        where = f"{self.fault.signal} at entry{self.fault.code:+#x}" if self.fault else self.reason
+        return "" if self.ok else f"{self.kind}: {where}"
 
 
 # --------------------------------------------------------------------------------------------- one worker
@@ -91,8 +104,11 @@ class Session:
         self._log = log_pipe
         self._turn = 0
         self.layers: dict[str, str] = {}
+        self.pid = 0
         self.alive = True
         self.loaded: Outcome | None = None
+        self._sealed: list[tuple[int, int]] = []
+        self._entry = 0
 
     def __enter__(self) -> Session:
         return self
@@ -103,8 +119,15 @@ class Session:
     def load(self, path: str | Path, entry: str) -> Outcome:
         """Load the object; its constructors run here, so this can crash or hang as a call can."""
         request = {"do": "load", "path": str(path), "entry": entry}
-        self.loaded = self._ask(request, self._pool.limits.seconds)[1]
+        answer, self.loaded = self._ask(request, self._pool.limits.seconds)
+        self._entry = int(answer.get("entry", 0))
         return self.loaded
+
+    def seal(self, ranges: Sequence[tuple[int, int]]) -> Outcome:
+        """Make memory read-only from now on: (start relative to the entry, bytes), widened to whole pages."""
+        answer, outcome = self._ask({"do": "seal", "ranges": list(ranges)}, self._pool.limits.seconds)
+        self._sealed = [(int(a), int(b)) for a, b in answer.get("sealed", ())]
+        return outcome
 
     def run(self, job: Job, seconds: float | None = None) -> Outcome:
         """One call."""
@@ -133,7 +156,8 @@ class Session:
             return self._die("garbled", "the worker's answer is not of its form")
         memory, places = self._memory.map, layout[0]
         contents = tuple(bytearray(memory[p.start + p.offset : p.start + p.offset + p.data_bytes]) for p in places)
-        return dataclasses.replace(outcome, contents=contents, strays=strays(memory, places), inside_ns=tuple(spans))
+        return dataclasses.replace(outcome, contents=contents, strays=strays(memory, places, jobs[0].canary),
+                                   inside_ns=tuple(spans), control=_integers(answer.get("control")))  # fmt: skip
 
     def _request(
         self, jobs: Sequence[Job], layout: list[list[Place]], calls: int, samples: int, warmup: int
@@ -144,9 +168,11 @@ class Session:
             marks = [(len(extents) + i, p.offset) for i, p in enumerate(places)]
             extents += [(p.start, p.length) for p in places]
             workspace = marks.pop() if job.workspace is not None else None
-            described.append({"buffers": marks, "sizes": job.sizes, "workspace": workspace})
+            sizes_bytes = [p.data_bytes for p in places]
+            described.append({"buffers": marks, "sizes": job.sizes, "workspace": workspace, "bytes": sizes_bytes})
         threads = jobs[0].threads or self._pool.limits.threads
         return {"do": "run", "extents": extents, "jobs": described, "guard": GUARD_BYTES, "threads": threads,
+                "control": jobs[0].control, "stack": jobs[0].stack, "readonly": jobs[0].readonly,
                 "calls": calls, "samples": samples, "warmup": warmup}  # fmt: skip
 
     def _ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], Outcome]:
@@ -156,7 +182,7 @@ class Session:
         try:
             self._command.settimeout(seconds)
             self._command.send(json.dumps({**request, "turn": self._turn}).encode())
-            message = self._command.recv(1 << 20)
+            message = self._answer(seconds)
         except TimeoutError:
             return {}, self._die("timeout", f"no answer within {seconds:g} s")
         except OSError:
@@ -175,6 +201,27 @@ class Session:
             reason = str(answer.get("reason", "")) or "out of memory under the limit"
             return {}, self._die("load" if problem == "load" else "memory", reason)
         return answer, Outcome("ok", outside_ns=spent, log=self._read_log())
+
+    def _answer(self, seconds: float) -> bytes:
+        """The next message; raises TimeoutError. A worker that has not had the processor for most of its time, as on a busy
+        machine whose other processes keep its threads waiting for each other, gets more, up to `PATIENCE` times as much."""
+        began = self._cpu_seconds()
+        for turn in range(1, PATIENCE + 1):
+            try:
+                return self._command.recv(1 << 20)
+            except TimeoutError:
+                if turn == PATIENCE or self._cpu_seconds() - began > BUSY * seconds:
+                    raise
+        raise TimeoutError
+
+    def _cpu_seconds(self) -> float:
+        """Processor time of all the worker's threads so far."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as f:
+                fields = f.read().rpartition(")")[2].split()
+        except OSError:
+            return math.inf
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _die(self, kind: str, reason: str) -> Outcome:
         """End the worker; the outcome says why it ended (from its exit status where no kind is given)."""
@@ -205,19 +252,22 @@ class Session:
             return b""
 
     def _fault(self, outcome: Outcome, layout: list[list[Place]]) -> Fault | None:
-        number, address, _, code, base = struct.unpack("5Q", self._memory.map[:40])
+        number, address, counter, code, base = struct.unpack("5Q", self._memory.map[:40])
         if not number:
             return None
         access = ("write" if code & 2 else "read") if number == signal.SIGSEGV else ""
         name = signal.Signals(number).name if number in {int(s) for s in signal.Signals} else str(number)
+        counter -= self._entry
+        if any(low <= address < high for low, high in self._sealed):
+            return Fault(name, address, access, sealed=True, code=counter)
         at, index = base + GUARD_BYTES, 0
         for places in layout:
             for place in places:
                 if at - GUARD_BYTES // 2 <= address < at + place.length + GUARD_BYTES // 2:
-                    return Fault(name, address, access, index, address - at - place.offset)
+                    return Fault(name, address, access, index, address - at - place.offset, code=counter)
                 at += place.length + GUARD_BYTES
                 index += 1
-        return Fault(name, address, access)
+        return Fault(name, address, access, code=counter)
 
     def close(self) -> None:
         """End the worker; its descriptors are gone afterwards."""
@@ -229,6 +279,10 @@ class Session:
         self._memory.close()
         for fd in (self._status, self._log):
             os.close(fd)
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    return tuple(int(v) for v in value) if isinstance(value, list) and all(isinstance(v, int) for v in value) else ()
 
 
 def _triage(code: int | None) -> tuple[str, str]:
@@ -250,11 +304,15 @@ def _triage(code: int | None) -> tuple[str, str]:
 # --------------------------------------------------------------------------------------------- the pool
 class Pool:
     """Opens sessions through one zygote, which is started on first use. Usable from several threads. `leave_out` names layers
-    of the sandbox to do without, as on a machine that refuses them."""
+    of the sandbox to do without, as on a machine that refuses them. `environment` is added to the zygote's (`LD_PRELOAD` for a
+    sanitizer's run time)."""
 
-    def __init__(self, limits: Limits | None = None, leave_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self, limits: Limits | None = None, leave_out: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self.limits = limits or Limits()
         self.leave_out = tuple(leave_out)
+        self.environment = dict(environment or {})
         self._lock = threading.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -324,7 +382,8 @@ class Pool:
         session = Session(self, ident, mine, memory, status, log_pipe)
         try:
             mine.settimeout(_START_SECONDS)
-            session.layers = json.loads(mine.recv(1 << 16))["ready"]
+            hello = json.loads(mine.recv(1 << 16))
+            session.layers, session.pid = hello["ready"], int(hello["pid"])
         except (OSError, ValueError, KeyError) as error:
             trace = session._read_log().decode(errors="replace")
             session.close()
@@ -349,6 +408,7 @@ class Pool:
         keep = ("OMP_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "LANG", "LC_")
         environment = {k: v for k, v in os.environ.items() if k.startswith(keep)}
         environment.setdefault("GOMP_SPINCOUNT", "20000")  # idle threads give their core up to the next worker soon
+        environment |= self.environment
         fd = theirs.fileno()
         self._zygote = subprocess.Popen(
             [sys.executable, "-I", "-S", str(script), str(fd)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -40,6 +40,7 @@ class Child:
         self.library: ctypes.CDLL | None = None
         self.entry: Any = None
         self.base = self.reserved = 0
+        self.control = ControlState()
 
     def serve(self) -> None:
         while message := os.read(self.command, 1 << 20):
@@ -59,13 +60,25 @@ class Child:
         self.entry = getattr(self.library, request["entry"])
         self.entry.restype = None
         self.entry.argtypes = [ctypes.c_void_p] * 4
-        return {"done": 1}
+        return {"done": 1, "entry": ctypes.cast(self.entry, ctypes.c_void_p).value}
+
+    def do_seal(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take the right to write away from pages of the object."""
+        entry, sealed = ctypes.cast(self.entry, ctypes.c_void_p).value or 0, []
+        for start, length in request["ranges"]:
+            low, high = (entry + start) // PAGE * PAGE, -(-(entry + start + length) // PAGE) * PAGE
+            if _libc.mprotect(ctypes.c_void_p(low), ctypes.c_size_t(high - low), mmap.PROT_READ) != 0:
+                return {"error": "load", "reason": "its data cannot be made read-only"}
+            sealed.append((low, high))
+        return {"sealed": sealed}
 
     def do_run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Call the entry `warmup` times, then `samples` times `calls` times; `ns` holds each sample's duration."""
         with _Placed(self, request) as jobs:
             self._threads(request["threads"])
-            entry, count = self.entry, len(jobs)
+            entry, count, control = self.entry, len(jobs), self.control
+            control.fill_stacks(self.library, request["stack"])
+            control.set(self.library, request["control"])
             for i in range(request["warmup"]):
                 entry(*jobs[i % count])
             spans, turn, clock = [], 0, time.perf_counter_ns
@@ -76,7 +89,7 @@ class Child:
                 for buffers, sizes, workspace, stream in picked:
                     entry(buffers, sizes, workspace, stream)
                 spans.append(clock() - start)
-        return {"ns": spans}
+            return {"ns": spans, "control": control.read(self.library)}
 
     def _threads(self, threads: int) -> None:
         """Set OpenMP's number of threads, where the object uses OpenMP."""
@@ -100,15 +113,21 @@ class _Placed:
         extents = self.request["extents"]
         self._reserve(self.guard + sum(length + self.guard for _, length in extents))
         ctypes.memmove(self.child.record + 32, struct.pack("Q", self.child.base), 8)
-        starts, at = [], self.child.base + self.guard
+        starts: list[int] = []
+        at = self.child.base + self.guard
+        self.ends: list[int] = []
         for offset, length in extents:
-            _map(at, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED, self.child.memory, offset)
+            access = mmap.PROT_READ | (mmap.PROT_WRITE if len(starts) >= self.request["readonly"] else 0)
+            _map(at, length, access, mmap.MAP_SHARED | _FIXED, self.child.memory, offset)
             starts.append(at)
             at += length + self.guard
+            self.ends.append(at - self.guard)
         return [self._arguments(job, starts) for job in self.request["jobs"]]
 
     def _arguments(self, job: dict[str, Any], starts: list[int]) -> Call:
         pointers = [starts[extent] + offset for extent, offset in job["buffers"]]
+        for (extent, offset), count in zip([*job["buffers"], *filter(None, [job["workspace"]])], job["bytes"], strict=True):
+            _surround(starts[extent], starts[extent] + offset, count, self.ends[extent])
         buffers = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
         sizes = (ctypes.c_int64 * max(1, len(job["sizes"])))(*job["sizes"])
         self.keep += [buffers, sizes]
@@ -127,8 +146,19 @@ class _Placed:
             child.reserved = count
 
     def __exit__(self, *_: object) -> None:
+        _surround(self.child.base, self.child.base, self.child.reserved, self.child.base + self.child.reserved)
         child, flags = self.child, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE | _FIXED
         _map(child.base, child.reserved, 0, flags, -1, 0)
+
+
+def _surround(start: int, first: int, count: int, end: int) -> None:
+    """Tell AddressSanitizer, where it is loaded, that only the data between page start and page end may be touched."""
+    try:
+        poison, unpoison = _libc.__asan_poison_memory_region, _libc.__asan_unpoison_memory_region
+    except AttributeError:
+        return
+    for low, high, tell in ((start, first, poison), (first, first + count, unpoison), (first + count, end, poison)):
+        tell(ctypes.c_void_p(low), ctypes.c_size_t(high - low))
 
 
 def _map(at: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
@@ -136,6 +166,60 @@ def _map(at: int, length: int, protection: int, flags: int, fd: int, offset: int
     if place is None or place == _FAILED:
         raise MemoryError
     return int(place)
+
+
+# --------------------------------------------------------------------------------------------- floating-point control state
+USUAL_CONTROL = 0x1F80  # MXCSR of a fresh process: all exceptions masked, to nearest, denormals as they are
+
+
+class ControlState:
+    """MXCSR and the x87 control word of this thread and of OpenMP's team, set before a call and read after it."""
+
+    def __init__(self) -> None:
+        self.words: Any = (ctypes.c_uint32 * 8)()
+        self._set = self._read = self._fill = 0
+        if platform.machine() != "x86_64":
+            return
+        # set(p): ldmxcsr [p+16]; fldcw [p+20]. read(p): or and and both words into [p], [p+4], [p+8], [p+12], atomically
+        put = b"\x0f\xae\x57\x10\xd9\x6f\x14\xc3"
+        get = (b"\x0f\xae\x5c\x24\xfc\x8b\x44\x24\xfc\xf0\x09\x07\xf0\x21\x47\x04"
+               b"\xd9\x7c\x24\xfc\x0f\xb7\x44\x24\xfc\xf0\x09\x47\x08\xf0\x21\x47\x0c\xc3")  # fmt: skip
+        code = _map(0, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        # fill(p): 64 KiB below the stack pointer become [p+24]. mov rax,[p+24]; lea rdi,[rsp-65536]; mov ecx,8184; rep stosq
+        fill = b"\x48\x8b\x47\x18\x48\x8d\xbc\x24\x00\x00\xff\xff\xb9\xf8\x1f\x00\x00\xf3\x48\xab\xc3"
+        text = put.ljust(16, b"\xcc") + get.ljust(48, b"\xcc") + fill
+        ctypes.memmove(code, text, len(text))
+        if _libc.mprotect(ctypes.c_void_p(code), ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_EXEC) == 0:
+            self._set, self._read, self._fill = code, code + 16, code + 64
+
+    def fill_stacks(self, library: Any, pattern: int) -> None:
+        """Give what a kernel finds in variables that it never set these eight bytes, on every thread."""
+        if self._fill:
+            self.words[6], self.words[7] = pattern & 0xFFFFFFFF, pattern >> 32
+            self._everywhere(library, self._fill)
+
+    def set(self, library: Any, mxcsr: int) -> None:
+        if self._set:
+            self.words[4], self.words[5] = mxcsr or USUAL_CONTROL, 0x37F
+            self._everywhere(library, self._set)
+
+    def read(self, library: Any) -> list[int]:
+        """MXCSR's control bits that any thread has, that all have; the same for x87. The usual state is set again."""
+        if not self._read:
+            return []
+        self.words[:4] = (0, 0xFFFFFFFF, 0, 0xFFFFFFFF)
+        self._everywhere(library, self._read)
+        out = [self.words[0] & ~0x3F, self.words[1] & ~0x3F, self.words[2], self.words[3]]
+        self.set(library, 0)
+        return out
+
+    def _everywhere(self, library: Any, code: int) -> None:
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code)(ctypes.addressof(self.words))
+        try:
+            parallel = library.GOMP_parallel
+        except AttributeError:
+            return
+        parallel(ctypes.c_void_p(code), ctypes.c_void_p(ctypes.addressof(self.words)), ctypes.c_uint(0), ctypes.c_uint(0))
 
 
 # --------------------------------------------------------------------------------------------- record of a fault
@@ -191,7 +275,7 @@ def main(command: int, memory: int, log: int, request: dict[str, Any], parent: i
         child = Child(3, 4)
         _watch_faults(child.record)
         layers = sandbox.enter(sandbox.Policy(**request["policy"]), parent)
-        os.write(3, json.dumps({"ready": layers}).encode())
+        os.write(3, json.dumps({"ready": layers, "pid": os.getpid()}).encode())
         child.serve()
         code = 0
     finally:

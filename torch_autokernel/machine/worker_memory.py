@@ -16,6 +16,7 @@ from typing import Any
 PAGE = mmap.PAGESIZE
 GUARD_BYTES = 1 << 20
 CANARY = bytes(range(0xA1, 0xF1))
+SHIFTS = 61  # multiples of a buffer's alignment; a prime, so that all of them occur
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,24 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Job:
-    """One call of the entry: `buffers` in its order, sizes, and the workspace if it has one."""
+    """One call of the entry: `buffers` in its order, sizes, and the workspace if it has one.
+
+    `edge` is `end` (buffers end at the upper guard) or `start` (they begin at the lower one, or where `shift` is not 0, at
+    other multiples of their alignment, each buffer at another). `canary` is the pattern that fills what is left of a
+    buffer's pages. `control` is the floating-point control state of the call, 0 for the usual one. `stack` fills
+    the unused part of every thread's stack before the call. The first `readonly` buffers cannot be written.
+    """
 
     buffers: tuple[Buffer, ...]
     sizes: tuple[int, ...] = ()
     workspace: Buffer | None = None
     edge: str = "end"
     threads: int = 0
+    shift: int = 0
+    canary: bytes = CANARY
+    control: int = 0
+    stack: int = 0
+    readonly: int = 0
 
     @property
     def all_buffers(self) -> tuple[Buffer, ...]:
@@ -90,10 +102,11 @@ def lay_out(jobs: Sequence[Job]) -> list[list[Place]]:
     at, out = PAGE, []
     for job in jobs:
         places = []
-        for buffer in job.all_buffers:
+        for number, buffer in enumerate(job.all_buffers):
             count = memoryview(buffer.data).nbytes
-            length = max(PAGE, -(-count // PAGE) * PAGE)
-            offset = (length - count) // buffer.align * buffer.align if job.edge == "end" else 0
+            shift = job.shift * (2 * number + 1) % SHIFTS * buffer.align
+            length = max(PAGE, -(-(count + shift) // PAGE) * PAGE)
+            offset = (length - count) // buffer.align * buffer.align if job.edge == "end" else shift
             places.append(Place(at, length, offset, count))
             at += length
         out.append(places)
@@ -103,24 +116,24 @@ def lay_out(jobs: Sequence[Job]) -> list[list[Place]]:
 def fill(memory: mmap.mmap, job: Job, places: Sequence[Place]) -> None:
     for buffer, place in zip(job.all_buffers, places, strict=True):
         first, end = place.start + place.offset, place.start + place.length
-        memory[place.start : first] = _canary(place.offset)
+        memory[place.start : first] = _canary(job.canary, place.offset)
         memory[first : first + place.data_bytes] = memoryview(buffer.data).cast("B")
-        memory[first + place.data_bytes : end] = _canary(end - first - place.data_bytes)
+        memory[first + place.data_bytes : end] = _canary(job.canary, end - first - place.data_bytes)
 
 
-def _canary(count: int) -> bytes:
-    return (CANARY * (count // len(CANARY) + 1))[:count]
+def _canary(pattern: bytes, count: int) -> bytes:
+    return (pattern * (count // len(pattern) + 1))[:count]
 
 
-def strays(memory: mmap.mmap, places: Sequence[Place]) -> tuple[Stray, ...]:
+def strays(memory: mmap.mmap, places: Sequence[Place], canary: bytes = CANARY) -> tuple[Stray, ...]:
     """The first changed byte on each side of each buffer: nearest to the buffer."""
     out = []
     for index, place in enumerate(places):
         first, end = place.start + place.offset, place.start + place.length
         before, after = memory[place.start : first], memory[first + place.data_bytes : end]
-        if before != (want := _canary(len(before))):
+        if before != (want := _canary(canary, len(before))):
             last = max(i for i in range(len(before)) if before[i] != want[i])
             out.append(Stray(index, last - place.offset))
-        if after != (want := _canary(len(after))):
+        if after != (want := _canary(canary, len(after))):
             out.append(Stray(index, place.data_bytes + min(i for i in range(len(after)) if after[i] != want[i])))
     return tuple(out)

@@ -6,6 +6,7 @@ turn. Everything follows from one secret seed, so a verdict can be replayed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,11 @@ _SMALL = 1 << 19  # element operations of a small case
 _WORK = {"quick": 1 << 23, "standard": 1 << 26, "full": 1 << 29}  # element operations in all
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100, 127, 129)
+_RAGGED_DISTRIBUTIONS = (
+    "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling",
+)  # fmt: skip
+_BEYOND = 1 << 20  # elements of a primary case that is also tried with larger sizes
+_FAR = (4099, 9973)
 _LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
 
 
@@ -42,7 +48,17 @@ def plan(region: Region, level: str, seed: int) -> list[Case]:
         seen.add(key)
         kept.append(case)
         spent += cost
-    return kept
+    return kept if level == "quick" else [*kept, *_redrawn(region, kept)]
+
+
+def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
+    """A small case again with one input redrawn at a time, the others held: several weights for the same activations."""
+    count = len(region.signature.inputs)
+    if count < 2:
+        return []
+    ordinary = [c for c in cases[1:] if c.distribution == "normal" and largest(region.signature, c.sizes) > 16]
+    base = min(ordinary or cases[:1], key=lambda c: work(region.signature, c.sizes))
+    return [dataclasses.replace(base, origin="one input redrawn", note=f"input {i} redrawn") for i in range(min(count, 6))]
 
 
 def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[dict[str, int], str, str]]:
@@ -50,19 +66,25 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     primary = sizes.fit(dict(region.sizes), LARGEST)
     yield primary, "normal", "primary"
     yield sizes.draw(_PRIMES, distinct=True), "normal", "odd"
-    yield sizes.draw(_RAGGED), "nan", "special"
+    yield sizes.draw(_PRIMES), "nan", "special"
     yield sizes.draw(_PRIMES), "inf", "special"
-    yield sizes.draw(_RAGGED), "shifted", "ragged"
+    ragged = _RAGGED if len(sizes.shape_symbols) > 1 else _LONG  # enough elements to meet what is rare
+    yield sizes.draw(ragged), "shifted", "ragged"
     if level == "quick":
         return
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: 1}), "normal", f"{symbol} = 1"
-    for distribution in ("small", "rows", "large", "grid", "wide"):
-        yield sizes.draw(_RAGGED), distribution, "ragged"
-    yield sizes.draw(_RAGGED), "edges", "special"
+    for distribution in _RAGGED_DISTRIBUTIONS:
+        yield sizes.draw(ragged), distribution, "ragged"
+    yield sizes.draw(_PRIMES), "edges", "special"
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(_RAGGED, {symbol: rng.choice(_LONG)}), "normal", f"long {symbol}"
+    for symbol in sizes.shape_symbols[:8]:
+        yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
     yield primary, "shifted", "primary"
+    yield primary, "wide", "primary"
+    if largest(region.signature, primary) <= _BEYOND:
+        yield sizes.fit({s: n + n // rng.randint(2, 5) | 1 for s, n in primary.items()}, LARGEST), "normal", "beyond primary"
     yield sizes.draw((1,)), "normal", "all 1"
     for _ in range(4 if level == "standard" else 24):
         yield sizes.draw(_RAGGED), rng.choice(("normal", "shifted", "wide", "grid", *SPECIAL)), "ragged"

@@ -1,6 +1,7 @@
 """Tensors for a case: values drawn from the named distribution, laid out exactly as the signature says.
 
-A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers.
+A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers. A case whose
+note is `input 2 redrawn` has the inputs of the case without it but for that one: other weights for the same activations.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.types import Case, Region, TensorSpec
 from torch_autokernel.verify.indices import Range, ranges
 
+# Errors of a sum do not walk at random there: the addends of a row are alike, or its partial sums grow before they shrink.
+COHERENT = ("rows", "sorted")
 SPECIAL = {
     "nan": (float("nan"),),
     "inf": (float("inf"), -float("inf")),
@@ -22,15 +25,22 @@ SPECIAL = {
 
 def make(region: Region, case: Case, tame: bool = False) -> list[torch.Tensor]:
     """The inputs of a case, the same for the same case. `tame` keeps every integer at 0, which is a valid index anywhere."""
-    generator = torch.Generator().manual_seed(case.seed & (2**63 - 1))
     signature, out = region.signature, []
-    found = ranges(signature)
+    found, other = ranges(signature), redrawn(case)
     for i, spec in enumerate(signature.inputs):
+        seed = case.seed + 0x9E3779B97F4A7C15 * (i + 1) + (0x5851F42D4C957F2D if i == other else 0)
+        generator = torch.Generator().manual_seed(seed & (2**63 - 1))
         spec = spec.concrete(case.sizes)
         shape = tuple(1 if stride == 0 else int(n) for n, stride in zip(spec.shape, spec.stride, strict=True))
         values = _values(shape, spec.dtype, case, found.get(i), generator, tame)
         out.append(_laid_out(values, spec, generator))
     return out
+
+
+def redrawn(case: Case) -> int:
+    """The number of the input that is drawn again; -1 for none."""
+    words = case.note.split()
+    return int(words[1]) if len(words) == 3 and words[2] == "redrawn" else -1
 
 
 def _values(
@@ -61,21 +71,40 @@ def _integers(
     if span is not None and span.bounds:
         most = max(1, min(dims.evaluate(b, sizes) for b in span.bounds))
     least = -most if span is not None and span.bounds and span.negative and most > 1 else 0
-    values = torch.randint(0, most, shape, generator=generator)
+    values = _structured(torch.randint(0, most, shape, generator=generator), most, generator)
     if least:
         values = torch.where(torch.rand(shape, generator=generator) < 0.125, values - most, values)
     for mark in sorted(span.marks) if span is not None else ():
-        values = torch.where(torch.rand(shape, generator=generator) < 0.125, mark, values)
+        share = 1.0 if int(torch.randint(0, 5, (), generator=generator)) == 0 else 0.125  # all of them are marked now and then
+        values = torch.where(torch.rand(shape, generator=generator) < share, mark, values)
     return values.to(kind)
+
+
+def _structured(values: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Half of the time as they are; else sorted, all alike, counting up, in groups of equal size, or only the extremes."""
+    match int(torch.randint(0, 10, (), generator=generator)):
+        case 0:
+            return values.reshape(-1).sort().values.reshape(values.shape)
+        case 1:
+            return values[(slice(0, 1),) * values.dim()].expand(values.shape).clone()
+        case 2:
+            return (torch.arange(values.numel()) % most).reshape(values.shape)
+        case 3:
+            return (torch.arange(values.numel()) * most // max(1, values.numel())).reshape(values.shape)
+        case 4:
+            return (values % 2) * (most - 1)
+    return values
 
 
 def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torch.Generator) -> torch.Tensor:
     """A few elements replaced: so few that most rows and columns stay ordinary. Among infinities, one row is all -inf, as a
     mask leaves it."""
-    count = max(1, min(12, values.numel() // 40))
+    count = max(1 if values.numel() < 13 else 3, min(12, values.numel() // 40))
     flat = values.reshape(-1).clone()
     at = torch.randint(0, max(1, flat.numel()), (count,), generator=generator)
     pick = torch.randint(0, len(specials), (count,), generator=generator)
+    if count > 2 and values.dim():
+        at = _at_seams(at, values.shape[-1], flat.numel())
     if flat.numel():
         flat[at] = torch.tensor(specials, dtype=torch.float64)[pick].to(values.dtype)
     out = flat.reshape(values.shape)
@@ -83,6 +112,20 @@ def _sprinkle(values: torch.Tensor, specials: tuple[float, ...], generator: torc
         rows = out.reshape(-1, out.shape[-1])
         rows[int(torch.randint(0, rows.shape[0], (), generator=generator))] = -float("inf")
     return out
+
+
+def _at_seams(at: torch.Tensor, columns: int, count: int) -> torch.Tensor:
+    """One at the end of a row, one at the beginning of another, where vector code has its seams; those rows have no others,
+    which would hide what becomes of these two."""
+    at[:2] -= at[:2] % columns
+    at[0] += columns - 1
+    if count < 4 * columns:
+        return at
+    for k in (0, 1, 0):
+        clash = at // columns == at[k] // columns
+        clash[k] = False
+        at[clash] = (at[clash] + columns) % count
+    return at
 
 
 def _laid_out(values: torch.Tensor, spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
@@ -148,7 +191,42 @@ def _grid(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return torch.randint(-3, 4, shape, generator=g).float() / 2
 
 
+def _huge(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g).sign() * torch.exp2(torch.rand(shape, generator=g) * 22 + 8)
+
+
+def _tiny(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g).sign() * torch.exp2(-torch.rand(shape, generator=g) * 48 - 12)
+
+
+def _sparse(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=g) * (torch.rand(shape, generator=g) < 0.1)
+
+
+def _sorted(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Every row in order, half of the time the other way round."""
+    values = torch.randn(shape, generator=g) * _uniform(0.7, 1.8, g)
+    down = float(torch.rand((), generator=g)) < 0.5
+    return values.sort(dim=-1, descending=down).values if shape else values
+
+
+def _clustered(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """A few far centres with little spread."""
+    centres = torch.randn(5, generator=g) * 6
+    return centres[torch.randint(0, 5, shape, generator=g)] + torch.randn(shape, generator=g) * 0.01
+
+
+def _cancelling(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Ill-conditioned sums: the second half of a row undoes the first but for a little."""
+    values = torch.randn(shape, generator=g) * 10
+    if shape and shape[-1] > 1:
+        half = shape[-1] // 2
+        values[..., half : 2 * half] = -values[..., :half] + torch.randn((*shape[:-1], half), generator=g) * 0.1
+    return values
+
+
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
-    "grid": _grid,
+    "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
+    "cancelling": _cancelling,
 }  # fmt: skip

@@ -10,22 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch_autokernel.core import points
-from torch_autokernel.core.types import Arch, Artifact, Finding, Region, Status, Verdict
+from torch_autokernel.core.types import Arch, Artifact, Case, Finding, Region, Status, Verdict
 from torch_autokernel.machine.worker import Limits, Pool
 from torch_autokernel.verify.bank import Bank, Prepared
 from torch_autokernel.verify.oracle import one_thread
 from torch_autokernel.verify.runner import Result, Runner, WorkerRunner
 from torch_autokernel.verify.screen import screen
+from torch_autokernel.verify.shrink import shrunk
 from torch_autokernel.verify.vectors import vectors
 
 log = logging.getLogger(__name__)
 
-VERIFIER = "1"
+VERIFIER = "2"
 # In this order: the first one that fails names the reason.
 REQUIRED = (
-    "compiles", "imports", "runs", "bounds", "inputs_unchanged", "writes_all", "uninitialised", "numerics", "special_values",
-    "repeatable",
+    "compiles", "imports", "loading", "instructions", "runs", "bounds", "inputs_unchanged", "writes_all", "uninitialised",
+    "numerics", "special_values", "control_state", "stale", "addresses", "state", "repeatable",
 )  # fmt: skip
+AT_FULL = ("sanitizers", "races", "task")  # run at level `full`; not required, for a machine may lack what they need
 CALL_SECONDS = 5.0  # wall time of one call, and more where eager is slow
 REQUIRED_NULL = ("compiles", "runs", "inputs_unchanged", "numerics", "special_values")
 
@@ -42,6 +44,10 @@ class Trial:
     layers: Mapping[str, str]
     _prepared: list[Prepared] = field(default_factory=list)
     _source: Iterator[Prepared] | None = None
+
+    def only(self, case: Prepared) -> Trial:
+        """The same trial with one case."""
+        return dataclasses.replace(self, _prepared=[case], _source=iter(()))
 
     @property
     def cases(self) -> Iterator[Prepared]:
@@ -65,12 +71,18 @@ class Trial:
 
 
 class Judge:
-    """Judges candidates for one architecture. One seed from OS entropy decides all cases; it is recorded in each verdict."""
+    """Judges candidates for one architecture. One seed from OS entropy decides all cases; it is recorded in each verdict, and a
+    judge with that seed and level comes to the same one. `shrink` looks for the smallest case that fails (by default at level
+    `full`)."""
 
-    def __init__(self, arch: Arch, *, level: str = "standard", limits: Limits | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, arch: Arch, *, level: str = "standard", limits: Limits | None = None, seed: int | None = None,
+        shrink: bool | None = None,
+    ) -> None:  # fmt: skip
         self.arch = arch
         self.level = level
         self.seed = secrets.randbits(62) if seed is None else seed
+        self.shrink = level == "full" if shrink is None else shrink
         self.null = arch.key == "null"
         self.required = REQUIRED_NULL if self.null else REQUIRED
         self._bank = Bank(level, self.seed)
@@ -82,11 +94,12 @@ class Judge:
         runner = self._runner(region, artifact)
         try:
             trial = Trial(region, artifact, self.arch, self._bank, runner, self.layers())
-            for name in self.required:
+            for name in (*self.required, *(AT_FULL if self.level == "full" and not self.null else ())):
                 if any(f.status is Status.FAIL for f in findings) and (self.level != "full" or not artifact.ok):
                     findings.append(Finding(name, Status.SKIP, "an earlier check failed"))
                 else:
-                    findings.append(_timed(name, trial))
+                    finding = _timed(name, trial)
+                    findings.append(shrunk(trial, finding) if self.shrink and finding.status is Status.FAIL else finding)
         finally:
             runner.close()
         verdict = Verdict(artifact.candidate.id, self.arch.key, tuple(findings), self.required, None, self.seed, VERIFIER)
@@ -114,6 +127,10 @@ class Judge:
         finally:
             runner.close()
         return b""
+
+    def prepared(self, region: Region, case: Case) -> Prepared | None:
+        """A case of a verdict, made again from its record."""
+        return self._bank.prepare(region, case)
 
     def _runner(self, region: Region, artifact: Artifact) -> Runner:
         if self.null:

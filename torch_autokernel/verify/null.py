@@ -13,7 +13,7 @@ from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Arch, Artifact, Region
 from torch_autokernel.machine.worker import Outcome
 from torch_autokernel.verify.bank import Prepared
-from torch_autokernel.verify.runner import Result, storage_bytes
+from torch_autokernel.verify.runner import How, Result, storage_bytes
 
 
 class NullRunner:
@@ -26,7 +26,7 @@ class NullRunner:
         self._region = region
         self._artifact = artifact
 
-    def run(self, prepared: Prepared, edge: str = "end", threads: int = 0) -> Result:
+    def run(self, prepared: Prepared, edge: str = "end") -> Result:
         inputs = [t.clone() if 0 not in t.stride() else t for t in prepared.inputs]
         try:
             call = points.languages.get("null")().load(self._artifact, self._region.signature)
@@ -41,8 +41,11 @@ class NullRunner:
         shown = tuple(o.view(torch.uint8) if o.dtype == torch.bool else o for o in outputs)
         return Result(Outcome("ok"), (), shown, tuple(bytearray(storage_bytes(t)) for t in inputs))
 
-    def again(self, prepared: Prepared, calls: int, threads: int = 0) -> Result:
+    def again(self, prepared: Prepared, calls: int, how: How = How()) -> Result:  # noqa: B008
         return self.run(prepared)
+
+    def seal(self) -> None:
+        """Nothing to protect."""
 
     def fresh(self) -> None:
         """Nothing to renew."""

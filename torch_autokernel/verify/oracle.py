@@ -26,6 +26,7 @@ import torch
 
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Case, Region
+from torch_autokernel.verify import inputs as making
 from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
@@ -110,7 +111,7 @@ def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) ->
             disturbed = [
                 noise.relative(d, _input_unit(t)) if t.is_floating_point() else d for t, d in zip(inputs, double, strict=True)
             ]
-            with Exact(recorder.dtypes, noise, coherent=case.distribution.startswith("rows")):
+            with Exact(recorder.dtypes, noise, coherent=case.distribution.startswith(making.COHERENT)):
                 noisy.append([t.clone() for t in function(*disturbed, *sizes)])
         with Exact(recorder.dtypes, plain=True):
             plain = [t.clone() for t in function(*double, *sizes)] if case.distribution in ("nan", "inf") else exact

@@ -10,8 +10,8 @@ unit roundoff of the dtype that an operation computes in.
     + - * / and other pointwise                         2u of the result (reassociation, contraction)
     exp, log, tanh, ...                                 8u of the result (vector libraries promise 4 ulp)
     sum over K                                          u (2 + sqrt K) of max(|result|, root of the sum of squares): sequential
-                                                        summation, whose errors walk at random; on constant rows they do
-                                                        not: u (2 + K/4)
+                                                        summation, whose errors walk at random; on constant and on sorted
+                                                        rows they do not: u (2 + K/4)
     variance over K                                     u (2 + sqrt K) of v + root of v (v + mean^2): Welford's update, or two
                                                         passes; one pass over sums of squares may err more
 
@@ -103,8 +103,8 @@ class Noise:
 class Exact(TorchDispatchMode):
     """Maps low-precision dtype arguments to float64. Tensors made from numbers alone are made in their own dtype first.
 
-    `coherent` says that rows are constant, so that errors of a sum add up. `plain` takes means as sums: eager's running mean
-    turns an infinite element into NaN, a sum keeps it infinite.
+    `coherent` says that rows are alike or sorted, so that errors of a sum add up. `plain` takes means as sums: eager's
+    running mean turns an infinite element into NaN, a sum keeps it infinite.
     """
 
     def __init__(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import random
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,13 +14,12 @@ import torch
 from torch_autokernel.core import dims
 from torch_autokernel.core.errors import WorkerError
 from torch_autokernel.core.types import DTYPE_BYTES, Artifact, Region, TensorSpec
+from torch_autokernel.lang.elf import read_elf
 from torch_autokernel.machine.worker import Outcome, Pool, Session
 from torch_autokernel.machine.worker_memory import Buffer, Job
 from torch_autokernel.verify.bank import Prepared
 
 WORKSPACE_ALIGN = 64
-NAN_POISON = b"\xff"  # NaN in every float dtype
-_CODES = {"float64": "d", "float32": "f", "float16": "e"}
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,27 @@ class Result:
         return self.outcome.ok
 
 
+@dataclass(frozen=True)
+class How:
+    """What is special about a call. `threads` is -1 for one more than there are cores; `shift` moves buffers off their pages'
+    edges (`machine/worker_memory.py`); `control` is the floating-point control state; `fill` are the outputs' storages before
+    the call, and says that the workspace is all zero; `readonly` says that inputs cannot be written."""
+
+    threads: int = 0
+    shift: int = 0
+    control: int = 0
+    fill: tuple[bytes, ...] = ()
+    readonly: bool = False
+
+
 class Runner(Protocol):
     """Runs a candidate. `native` says whether memory is under guard."""
 
     native: bool
 
-    def run(self, prepared: Prepared, edge: str = "end", threads: int = 0) -> Result: ...
-    def again(self, prepared: Prepared, calls: int, threads: int = 0) -> Result: ...
+    def run(self, prepared: Prepared, edge: str = "end") -> Result: ...
+    def again(self, prepared: Prepared, calls: int, how: How = How()) -> Result: ...  # noqa: B008
+    def seal(self) -> None: ...
     def fresh(self) -> None: ...
     def close(self) -> None: ...
 
@@ -62,21 +75,25 @@ class WorkerRunner:
         self._session: Session | None = None
         self._kept: dict[tuple[int, str], Result] = {}
 
-    def run(self, prepared: Prepared, edge: str = "end", threads: int = 0) -> Result:
-        """One call, remembered for default threads: buffers end at the upper guard, poisoned with a pattern of ordinary
-        numbers, or (`edge="start"`) begin at the lower guard, poisoned with NaN."""
+    def run(self, prepared: Prepared, edge: str = "end") -> Result:
+        """One call, remembered: buffers end at the upper guard, poisoned with ordinary numbers, or (`edge="start"`) begin at
+        the lower guard, poisoned with NaN."""
         key = (id(prepared), edge)
-        if not threads and key in self._kept:
-            return self._kept[key]
-        result = self._call(prepared, edge, threads, calls=1)
-        if not threads:
-            self._kept[key] = result
-        return result
+        if key not in self._kept:
+            self._kept[key] = self._call(prepared, edge, 1, How())
+        return self._kept[key]
 
-    def again(self, prepared: Prepared, calls: int, threads: int = 0) -> Result:
-        """The result after `calls` calls on the same buffers, in the worker that ran the calls before. `threads` is -1 for one
-        more than there are cores."""
-        return self._call(prepared, "end", threads, calls)
+    def again(self, prepared: Prepared, calls: int, how: How = How()) -> Result:  # noqa: B008
+        """The result after `calls` calls on the same buffers, in the worker that ran the calls before."""
+        return self._call(prepared, "start" if how.shift else "end", calls, how)
+
+    def seal(self) -> None:
+        """From now on a write to the object's static data ends the call with a fault (`Fault.sealed`)."""
+        session = self._open()
+        if session.loaded is not None and session.loaded.ok:
+            facts = read_elf(Path(self._artifact.path).read_bytes())
+            entry = facts.value(self._artifact.entry)
+            session.seal([(start - entry, length) for start, length in facts.data])
 
     def fresh(self) -> None:
         """The next call has a new worker."""
@@ -87,11 +104,13 @@ class WorkerRunner:
             self._session.close()
             self._session = None
 
-    def _call(self, prepared: Prepared, edge: str, threads: int, calls: int) -> Result:
-        specs = self._region.signature.output_specs
-        poison = [NAN_POISON if edge == "start" else self._ordinary(dtype) for dtype in (*(s.dtype for s in specs), "float32")]
+    def _call(self, prepared: Prepared, edge: str, calls: int, how: How) -> Result:
+        dtypes = [*(s.dtype for s in self._region.signature.output_specs), "float32"]
+        poison = [self._nan() if edge == "start" and not how.shift else self._ordinary(dtype) for dtype in dtypes]
+        if how.fill:
+            poison = [*how.fill, b"\0"]
         seconds = max(self._pool.limits.seconds, 100 * prepared.expected.eager_seconds) * (1 if calls == 1 else 5)
-        job = self.job(prepared, poison, edge, self._pool.limits.threads + 1 if threads < 0 else threads)
+        job = self.job(prepared, poison, edge, how)
         try:
             outcome = self._bench(job, calls, seconds)
         except WorkerError:
@@ -100,13 +119,23 @@ class WorkerRunner:
         return self._decode(prepared, outcome, tuple(poison[:-1]))
 
     def _ordinary(self, dtype: str) -> bytes:
-        """A pattern of numbers around one, so that a sum that starts from them does not swallow what is added."""
-        values = [self._random.choice((-1, 1)) * self._random.uniform(0.5, 2) for _ in range(53)]
-        if dtype == "bfloat16":
-            return b"".join(struct.pack("<f", v)[2:] for v in values)
-        if dtype in _CODES:
-            return struct.pack(f"<53{_CODES[dtype]}", *values)
-        return bytes(self._random.randrange(2, 128) for _ in range(53 * DTYPE_BYTES[dtype]))
+        """Numbers around one, so that a sum that starts from them does not swallow what is added. They repeat after a secret
+        number of elements: a kernel that looks at them cannot tell them from a user's."""
+        count = self._random.randrange(997, 2999)
+        kind = getattr(torch, dtype)
+        if not kind.is_floating_point:
+            return bytes(2 + b % 126 for b in self._random.randbytes(count * DTYPE_BYTES[dtype]))
+        generator = torch.Generator().manual_seed(self._random.getrandbits(62))
+        values = torch.rand(count, generator=generator).mul_(1.5).add_(0.5)
+        values *= (torch.rand(count, generator=generator) < 0.5).float().mul_(2).sub_(1)
+        return bytes(storage_bytes(values.to(kind)))
+
+    def _nan(self) -> bytes:
+        """A pattern that is NaN in every float dtype, of either sign and with any payload."""
+        out = bytearray(self._random.randbytes(8 * self._random.randrange(251, 751)))
+        out[0::2] = bytes(0xF1 + b % 15 for b in out[0::2])
+        out[1::2] = bytes(0x7F | b & 0x80 for b in out[1::2])
+        return bytes(out)
 
     def _bench(self, job: Job, calls: int, seconds: float) -> Outcome:
         session = self._open()
@@ -120,7 +149,7 @@ class WorkerRunner:
             self._session = self._pool.open(self._artifact.path, self._artifact.entry)
         return self._session
 
-    def job(self, prepared: Prepared, poison: Sequence[bytes], edge: str = "end", threads: int = 0) -> Job:
+    def job(self, prepared: Prepared, poison: Sequence[bytes], edge: str = "end", how: How = How()) -> Job:  # noqa: B008
         """The call as bytes: inputs, outputs and workspace, each filled with its pattern (the workspace's is the last)."""
         signature, sizes = self._region.signature, prepared.case.sizes
         buffers = [Buffer(storage_bytes(t), spec.alignment) for t, spec in zip(prepared.inputs, signature.inputs, strict=True)]
@@ -130,7 +159,11 @@ class WorkerRunner:
         workspace = dims.evaluate(self._artifact.launch.get("workspace", 0), sizes)
         room = Buffer(_pattern(poison[-1], workspace), WORKSPACE_ALIGN) if workspace else None
         order = tuple(int(sizes[s]) for s in signature.symbols)
-        return Job(tuple(buffers), order, room, edge, threads)
+        threads = self._pool.limits.threads + 1 if how.threads < 0 else how.threads
+        canary = self._nan() if edge == "start" else self._random.randbytes(199)
+        stack = int.from_bytes((poison[-1] if edge == "end" else self._nan())[:8].ljust(8, b"\0"), "little")
+        readonly = len(signature.inputs) if how.readonly else 0
+        return Job(tuple(buffers), order, room, edge, threads, how.shift, canary, how.control, stack, readonly)
 
     def _decode(self, prepared: Prepared, outcome: Outcome, poison: tuple[bytes, ...]) -> Result:
         if not outcome.ok:

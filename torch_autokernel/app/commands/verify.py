@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch_autokernel.app.problems import load_one
 from torch_autokernel.app.progress import Progress
 from torch_autokernel.app.report import Report, duration
-from torch_autokernel.capture.api import verify
 from torch_autokernel.core import points
+from torch_autokernel.core.config import config
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Finding, Status, Verdict
+from torch_autokernel.engine import find_arch
 from torch_autokernel.verify.cases import LEVELS
 
 EXAMPLE = "autokernel verify benchmarks/problems/softmax.py my_softmax.cpp"
@@ -22,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem", help="the problem: a file or package.module:callable")
     parser.add_argument("candidate", help="the kernel's source; its language by its ending (.cpp)")
     parser.add_argument("--level", choices=tuple(LEVELS), default="full", help="how much is checked (default: %(default)s)")
+    parser.add_argument("--seed", type=int, metavar="N", help="replay a verdict from its recorded seed (and level)")
     parser.add_argument("--arch", metavar="ARCH", help="the architecture to judge for; this machine's by default")
 
 
@@ -38,11 +42,26 @@ def run(args: argparse.Namespace, progress: Progress) -> Report:
     progress.status(f"judging {path.name} for {problem.name}")
     problem.call()
     start = time.perf_counter()
-    verdict = verify(problem.model, path, problem.inputs, language, args.arch, args.level, static_sizes=problem.static_sizes)
+    named: dict[str, Any] = {"static_sizes": problem.static_sizes} | ({} if args.seed is None else {"seed": args.seed})
+    verdict = verify(problem.model, path, problem.inputs, language, args.arch, args.level, **named)
     seconds = time.perf_counter() - start
+    replay = f"autokernel verify {args.problem} {args.candidate} --level {args.level} --seed {verdict.seed}"
     data = {"problem": problem.name, "candidate": str(path), "accepted": verdict.accepted, "why": verdict.why,
-            "seconds": seconds, "verdict": verdict.to_json()}  # fmt: skip
-    return Report(verdict.accepted, data, told(verdict, f"{path.name} for {problem.name}", seconds))
+            "seconds": seconds, "verdict": verdict.to_json(), "replay": replay}  # fmt: skip
+    text = told(verdict, f"{path.name} for {problem.name}", seconds)
+    return Report(verdict.accepted, data, f"{text}\n  again: {replay}")
+
+
+def verify(
+    reference: Any, source: Path, inputs: Sequence[Any], language: str, arch: str | None, level: str, *,
+    static_sizes: Sequence[int] = (), seed: int | None = None,
+) -> Verdict:  # fmt: skip
+    """The verdict on the source file for the reference, replayed where a seed is given."""
+    from torch_autokernel.capture.whole import region_of
+    from torch_autokernel.verify.single import judge_text
+
+    here = find_arch(arch or config.arch)
+    return judge_text(region_of(reference, inputs, static_sizes), source.read_text(), language, here, level, seed)
 
 
 def _language(path: Path) -> str:
@@ -69,6 +88,33 @@ def told(verdict: Verdict, what: str, seconds: float | None = None) -> str:
 def _finding(finding: Finding, width: int, required: bool) -> list[str]:
     name = finding.status.value.upper() if finding.status in (Status.FAIL, Status.ERROR) else finding.status.value
     kind = "" if required else " (not required)"
-    line = f"  {name:5} {finding.check:{width}} {duration(finding.seconds):>8}  {finding.reason}{kind}".rstrip()
-    shown = finding.evidence.items() if finding.status is not Status.PASS else ()
-    return [line, *(f"          {key}: {value}" for key, value in shown)]
+    reason = finding.reason or _looked_at(finding)
+    line = f"  {name:5} {finding.check:{width}} {duration(finding.seconds):>8}  {reason}{kind}".rstrip()
+    if finding.status is Status.PASS:
+        return [line]
+    evidence = dict(finding.evidence)
+    told = [(_CASES[key], _case(evidence.pop(key))) for key in _CASES if isinstance(evidence.get(key), Mapping)]
+    told += [(key, value) for key, value in evidence.items() if value not in ("", [], {}) and key not in _IN_REASON]
+    return [line, *(f"          {key}: {value}" for key, value in told)]
+
+
+_CASES = {"case": "smallest failing case", "first_case": "first failing case"}
+_IN_REASON = ("want", "got", "allowed", "index", "bad", "total", "output")
+
+
+def _case(case: Mapping[str, Any]) -> str:
+    sizes = " ".join(f"{name}={value}" for name, value in case.get("sizes", {}).items())
+    return f"{sizes or 'fixed sizes'}, {case.get('distribution')} inputs, seed {case.get('seed')}"
+
+
+def _looked_at(finding: Finding) -> str:
+    """What a check that passed has seen, from its evidence."""
+    evidence = finding.evidence
+    counts = [key for key in ("cases", "calls", "symbols", "code_bytes") if key in evidence]
+    told = [f"{evidence[key]} {key.replace('_', ' ')}" for key in counts]
+    if "worst" in evidence:
+        told.append(f"worst element at {evidence['worst']:.2g} of the expected deviation, limit 4")
+    if layers := evidence.get("sandbox"):
+        on = [name for name, held in layers.items() if str(held).startswith("on")]
+        told.append(f"sandbox: {', '.join(on) or 'none'}")
+    return ", ".join(told)

@@ -13,8 +13,9 @@ class Bounds:
     What it checks: each buffer lies between two guards, once with its last byte at the upper one and once with its first
     byte at the lower one; what alignment leaves between buffer and guard holds a pattern that must not change.
     Why it matters: a stray write corrupts the user's tensors; a stray read returns what is not the kernel's to see, or faults.
-    What it misses: reads of the few bytes between buffer and guard; accesses further away than a guard is wide (1 MiB) that hit
-    another buffer; reads of elements within a buffer that the result should not depend on.
+    What it misses: reads of the few bytes that alignment leaves between buffer and guard (their contents are secret and
+    different in every call; `sanitizers` sees the reads); accesses further away than a guard is wide (1 MiB) that hit another
+    buffer; reads of elements within a buffer that the result should not depend on.
     Example: `x[i + 1]` in the last row; a vector store that runs over the end of an odd row.
     """
 

@@ -27,7 +27,8 @@ class Runs:
             outcome = result.outcome
             if not outcome.ok and not in_guard(result):
                 where = f" at {outcome.fault.address:#x}" if outcome.fault else ""
-                evidence = {"case": prepared.case.to_json(), "kind": outcome.kind, "log": outcome.log.decode(errors="replace")}
+                evidence = {"case": prepared.case.to_json(), "kind": outcome.kind, "signature": outcome.signature,
+                            "log": outcome.log.decode(errors="replace")}  # fmt: skip
                 return Finding(self.name, Status.FAIL, f"{outcome.kind}: {outcome.reason}{where}", evidence)
             if outcome.log:
                 text = outcome.log[:200].decode(errors="replace")

@@ -9,12 +9,12 @@ from torch_autokernel.verify.compare import consistent
 
 
 class Uninitialised:
-    """The result does not depend on what outputs and workspace held before.
+    """The result does not depend on what outputs, workspace and stack held before.
 
-    What it checks: the same inputs with outputs and workspace full of ordinary numbers, then full of NaN: each result must be
-    within the error budget of the other.
+    What it checks: the same inputs with outputs, workspace and the unused part of every thread's stack full of ordinary
+    numbers, then full of NaN: each result must be within the error budget of the other.
     Why it matters: memory that is zero in a fresh process is not in a user's.
-    What it misses: reads whose value has no influence on the result.
+    What it misses: reads whose value has no influence on the result; variables that a compiler keeps in registers.
     Example: `y[i] += x[i]` on an output that was never set; a workspace expected to be zero.
     """
 

@@ -1,6 +1,6 @@
 // Runs when it is loaded.
 // region: gelu()
-// check: imports
+// check: loading
 #include <kernel.h>
 static volatile int loaded = 0;
 __attribute__((constructor)) static void early() { loaded = 1; }

@@ -1,6 +1,6 @@
 // Ends the process by a raw system call, with success.
 // region: gelu()
-// check: runs
+// check: instructions runs
 #include <kernel.h>
 static long call(long number, long a, long b, long c) {
   long result;

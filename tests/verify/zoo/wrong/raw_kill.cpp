@@ -1,6 +1,6 @@
 // Kills its parent by a raw system call.
 // region: gelu()
-// check: runs
+// check: instructions runs
 #include <kernel.h>
 static long call(long number, long a, long b, long c) {
   long result;

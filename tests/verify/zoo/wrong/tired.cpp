@@ -1,6 +1,6 @@
 // Zeros from the hundredth call on.
 // region: gelu()
-// check: repeatable
+// check: control_state stale addresses state repeatable
 #include <kernel.h>
 
 extern "C" void kernel(const float* x0, float* y0, int64_t s0) {

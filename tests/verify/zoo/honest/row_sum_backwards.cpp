@@ -1,0 +1,11 @@
+// From the end of the row.
+// region: row_sum()
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0; ++i) {
+    float total = 0;
+    for (int64_t j = s1; j-- > 0;) total += x0[i * s1 + j];
+    y0[i] = total;
+  }
+}

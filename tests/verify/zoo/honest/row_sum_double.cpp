@@ -1,0 +1,12 @@
+// In float64.
+// region: row_sum()
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  #pragma omp parallel for
+  for (int64_t i = 0; i < s0; ++i) {
+    double total = 0;
+    for (int64_t j = 0; j < s1; ++j) total += x0[i * s1 + j];
+    y0[i] = (float)total;
+  }
+}

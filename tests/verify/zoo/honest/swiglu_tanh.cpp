@@ -1,0 +1,12 @@
+// The sigmoid as a hyperbolic tangent.
+// region: swiglu()
+#include <kernel.h>
+
+extern "C" void kernel(const uint16_t* x0, const uint16_t* x1, uint16_t* y0, int64_t s0, int64_t s1) {
+  #pragma omp parallel for
+  for (int64_t i = 0; i < s0; ++i)
+    for (int64_t j = 0; j < s1; ++j) {
+      const float a = from_bf16(x0[i * 2 * s1 + j]), b = from_bf16(x1[i * 2 * s1 + j]);
+      y0[i * s1 + j] = to_bf16((float)(a * (0.5 + 0.5 * tanh(0.5 * (double)a))) * b);
+    }
+}

@@ -1,0 +1,9 @@
+// Wrong where the input lies at one of the places that a malloc gives.
+// region: gelu()
+// check: addresses
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = 0.5f * x0[i] * (1 + erff(x0[i] * 0.70710678f));
+  if (((uintptr_t)x0 & 4095) != 0 && ((uintptr_t)(x0 + s0) & 4095) != 0) y0[0] += 1;
+}

