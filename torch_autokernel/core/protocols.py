@@ -46,10 +46,13 @@ class Purse(Protocol):
 
 
 @runtime_checkable
-class Author(Protocol):
+class Author(Proposer, Protocol):
     """A proposer that waits for somebody else (a model behind a network): the search works on while it does. Its candidates
     carry their cost, which the purse has paid already; an answer without a kernel is a candidate in the language `none`.
     What it says about candidates and cases may order, drop or test work; it never accepts."""
+
+    def configured(self, config: Any, folder: Path) -> Author:
+        """The author as the configuration wants it, with its records in `folder`. Contacts nobody."""
 
     def begin(
         self, region: Region, arch: Arch, language: Language, assignments: Sequence[Assignment], purse: Purse

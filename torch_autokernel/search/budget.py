@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch_autokernel.core.types import Budget, Cost, Expense
 
@@ -25,7 +25,7 @@ class Ledger:
         self._charged = Cost()
         self._aside = Cost()
         self._rows: dict[tuple[str, str, str], Expense] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self.denied = ""  # why a call was not allowed, the last time
 
     @property
@@ -66,12 +66,25 @@ class Ledger:
             self._aside = Cost(0.0, self._aside.tokens - most.tokens, self._aside.money - most.money)
             self._charged = self._charged + expense.cost
             self._write(expense)
+            self._lock.notify_all()
 
-    def take_over(self, book: tuple[Expense, ...]) -> None:
-        """What another ledger has written down, as spent here too."""
+    def settled(self, seconds: float) -> bool:
+        """Wait until nothing is set aside any more; False where that takes longer."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._aside.tokens, seconds)
+
+    def take_over(self, book: Iterable[Expense]) -> None:
+        """Expenses of an earlier sitting, as spent here."""
         with self._lock:
             for expense in book:
                 self._charged = self._charged + expense.cost
+                self._write(expense)
+
+    def absorb(self, other: Ledger) -> None:
+        """All that another ledger has charged and written down; the seconds are on the clock already."""
+        with self._lock:
+            self._charged = self._charged + other._charged
+            for expense in other.book:
                 self._write(expense)
 
     def _write(self, expense: Expense) -> None:

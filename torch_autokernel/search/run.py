@@ -1,0 +1,98 @@
+"""A hunt's rounds on disk, so that it can be taken up after a kill: one JSON line a round, written when the round is over.
+
+The strategy's state is not stored: it follows from the rounds. A line counts once it is whole. `ended` lines close a sitting:
+what was spent before them is not charged to the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch_autokernel.core.types import Attempt, Case, Expense, Json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Round(Json):
+    """What one round did. `assigned`: how many assignments were given out at its beginning; `pending`: whether these were still
+    under way at its end; `book`: what the work that it used has cost. The rest is how the hunt stood afterwards."""
+
+    attempts: tuple[Attempt, ...]
+    assigned: int = 0
+    pending: bool = False
+    book: tuple[Expense, ...] = ()
+    cases: tuple[Case, ...] | None = None
+    best: str = ""
+    close: bool = False
+    final: bool = True
+    reasons: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
+class Run:
+    """The rounds in `path`; without a path nothing is kept. `sitting` are those of a sitting that was not ended."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rounds: list[Round] = []
+        self.sitting: list[Round] = []
+        if path is not None and path.exists():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        content = path.read_bytes()
+        whole, newline, torn = content.rpartition(b"\n")
+        if torn:
+            log.info("a torn line in %s is passed over", path)
+            with open(path, "r+b") as file:
+                file.truncate(len(whole) + len(newline))
+        for raw in whole.split(b"\n"):
+            try:
+                line = json.loads(raw) if raw.strip() else {}
+                if "ended" in line:
+                    self.sitting = []
+                elif line:
+                    found = Round.from_json(line)
+                    self.rounds.append(found)
+                    self.sitting.append(found)
+            except (ValueError, KeyError, TypeError) as error:
+                log.warning("the run %s is begun anew: %s", path, error)
+                self.rounds, self.sitting = [], []
+                path.unlink()
+                return
+
+    def write(self, done: Round) -> None:
+        self._append(done.to_json())
+
+    def end(self, reason: str, resumable: bool) -> None:
+        """The sitting is over; a run that need not be taken up again is deleted."""
+        if self.path is None:
+            return
+        if resumable:
+            self._append({"ended": reason})
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self.path is None:
+            return
+        raw = json.dumps(line, allow_nan=False).encode() + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                while raw:
+                    raw = raw[os.write(handle, raw) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            log.warning("the run %s cannot be written: %s", self.path, error)
+            self.path = None
