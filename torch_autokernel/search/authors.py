@@ -29,16 +29,27 @@ class Tab:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._book: list[Expense] = []
+        self._open = 0
 
     def reserve(self, most: Cost) -> str | None:
-        return self._ledger.reserve(most)
+        reason = self._ledger.reserve(most)
+        with self._lock:
+            self._open += reason is None
+        return reason
 
     def settle(self, most: Cost, expense: Expense) -> None:
+        self._ledger.settle(most, expense)
         with self._lock:
             self._book.append(expense)
-        self._ledger.settle(most, expense)
+            self._open -= not expense.replayed
+            self._lock.notify_all()
+
+    def settled(self, seconds: float) -> bool:
+        """Wait until every call has been accounted for; False where that takes longer."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._open == 0, seconds)
 
     @property
     def book(self) -> tuple[Expense, ...]:
@@ -69,7 +80,7 @@ class Work(Generic[T]):
         """End what is under way and wait for its bill."""
         for future, _tab in self.pieces:
             future.cancel()
-        if not self.ledger.settled(SETTLE_SECONDS):
+        if not all(tab.settled(SETTLE_SECONDS) for _future, tab in self.pieces):
             log.warning("calls that were cancelled have not been accounted for")
 
 

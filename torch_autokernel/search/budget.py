@@ -25,7 +25,7 @@ class Ledger:
         self._charged = Cost()
         self._aside = Cost()
         self._rows: dict[tuple[str, str, str], Expense] = {}
-        self._lock = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self.denied = ""  # why a call was not allowed, the last time
 
     @property
@@ -66,12 +66,6 @@ class Ledger:
             self._aside = Cost(0.0, self._aside.tokens - most.tokens, self._aside.money - most.money)
             self._charged = self._charged + expense.cost
             self._write(expense)
-            self._lock.notify_all()
-
-    def settled(self, seconds: float) -> bool:
-        """Wait until nothing is set aside any more; False where that takes longer."""
-        with self._lock:
-            return self._lock.wait_for(lambda: not self._aside.tokens, seconds)
 
     def take_over(self, book: Iterable[Expense]) -> None:
         """Expenses of an earlier sitting, as spent here."""

@@ -182,3 +182,32 @@ def test_a_hundred_at_once_under_faults_lose_no_attempt_and_no_token() -> None:
     assert row.completion_tokens == sum(c for _, c in served) + sum(broken)
     assert row.prompt_tokens == sum(p for p, _ in served) + sum(r.usage.prompt for r in cut)
     assert row.estimated == sum(r.usage.estimated for r in cut)
+
+
+def test_a_cancelled_call_tells_what_it_has_cost() -> None:
+    heard = asyncio.Event()
+    ledger, found = Ledger(Budget()), []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(OK + b"\r\n" + sse(chunk("a"), chunk("b")))
+        await writer.drain()
+        heard.set()
+        found.append(await reader.read())  # until the client goes away
+
+    async def work(url: str) -> None:
+        desk = Desk([Model("m", Client(Server(url)), server=url)])
+        task = asyncio.ensure_future(desk.ask(desk.models[0], ASK, ledger, "translator", "r"))
+        await heard.wait()
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait([task])
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if found:
+                break
+        assert desk.receipts.find(url, ASK) is None
+
+    asyncio.run(serving(handler, work))
+    (row,) = ledger.book
+    assert found == [b""] and row.completion_tokens == 2 and row.failed == 1 and row.estimated == row.cost.tokens

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from torch_autokernel.core.errors import ConfigError
 from torch_autokernel.propose.llm import chat, messages, retry
 from torch_autokernel.propose.llm.sse import Parser
-from torch_autokernel.propose.llm.talk import Broken, Reply, Request, Usage
+from torch_autokernel.propose.llm.talk import CANCELLED, Broken, Reply, Request, Usage
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Client:
         self._slots: asyncio.Semaphore | None = None
 
     async def complete(self, request: Request) -> Reply:
-        """The answer, or as much as came and the problem. Cancelling the task ends the request."""
+        """The answer, or as much as came and the problem. Cancelling the task ends the request, and this is told too."""
         if self._slots is None:
             self._slots = asyncio.Semaphore(self.limits.at_once)
         async with self._slots:
@@ -104,6 +104,8 @@ class Client:
                 problem = await asyncio.wait_for(call.run(start + self.limits.seconds), self.limits.seconds)
             except (TimeoutError, asyncio.TimeoutError):
                 problem = f"no complete answer within {self.limits.seconds:g} s"
+            except asyncio.CancelledError:  # what came until then is paid for, so it is told
+                problem = CANCELLED
             return call.reply(problem, time.monotonic() - start)
 
     async def close(self) -> None:

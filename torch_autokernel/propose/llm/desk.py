@@ -17,7 +17,7 @@ from torch_autokernel.core.protocols import LLM, Purse
 from torch_autokernel.core.types import Cost, Expense
 from torch_autokernel.propose.llm.prices import Prices
 from torch_autokernel.propose.llm.receipts import Receipts
-from torch_autokernel.propose.llm.talk import Reply, Request, Usage
+from torch_autokernel.propose.llm.talk import CANCELLED, Reply, Request, Usage
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +93,10 @@ class Desk:
         most = self.most(model, request)
         if reason := purse.reserve(most):
             return Reply(problem=f"not asked: {reason}")
-        reply: Reply = Reply(problem="cancelled")
+        reply: Reply = Reply(problem=CANCELLED)
         try:
             reply = await model.llm.complete(request)
-            if reply.paid or reply.ok:
+            if (reply.paid or reply.ok) and reply.problem != CANCELLED:
                 self.receipts.keep(model.server, request, reply, role=role, region=region)
         finally:
             self._settle(purse, most, model, reply, role, region)
@@ -121,6 +121,7 @@ class Desk:
         )
 
     def expense(self, model: Model, reply: Reply, role: str, region: str) -> Expense:
-        usage = reply.usage
-        return Expense(role, model.name, region, 1, reply.requests, 0, int(not reply.ok), usage.prompt, usage.completion,
-                       usage.estimated, reply.seconds, self.prices.money(model.name, usage))  # fmt: skip
+        usage, made = reply.usage, int(reply.requests > 0)
+        failed, money = made * int(not reply.ok), self.prices.money(model.name, usage)
+        return Expense(role, model.name, region, made, reply.requests, 0, failed, usage.prompt, usage.completion,
+                       usage.estimated, reply.seconds, money)  # fmt: skip

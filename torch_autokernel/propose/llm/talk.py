@@ -8,6 +8,8 @@ from typing import Any
 
 from torch_autokernel.core.types import Json, digest
 
+CANCELLED = "cancelled"
+
 
 @dataclass(frozen=True, slots=True)
 class Message(Json):
