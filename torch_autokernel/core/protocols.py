@@ -41,6 +41,9 @@ class Purse(Protocol):
     def reserve(self, most: Cost) -> str | None:
         """Set aside the most that a call may cost; or the reason why it may not be made."""
 
+    def waiting(self) -> bool:
+        """Whether calls are under way after which there may be more to set aside."""
+
     def settle(self, most: Cost, expense: Expense) -> None:
         """Give back what was set aside and write down what was spent."""
 

@@ -39,6 +39,9 @@ class Tab:
             self._open += reason is None
         return reason
 
+    def waiting(self) -> bool:
+        return self._ledger.waiting()
+
     def settle(self, most: Cost, expense: Expense) -> None:
         self._ledger.settle(most, expense)
         with self._lock:

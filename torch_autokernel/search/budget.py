@@ -26,7 +26,8 @@ class Ledger:
         self._aside = Cost()
         self._rows: dict[tuple[str, str, str], Expense] = {}
         self._lock = threading.Lock()
-        self.denied = ""  # why a call was not allowed, the last time
+        self._calls = 0  # under way
+        self.denied = ""  # why a call was not allowed
 
     @property
     def spent(self) -> Cost:
@@ -46,10 +47,17 @@ class Ledger:
     # ------------------------------------------------------------------ as a purse
     def reserve(self, most: Cost) -> str | None:
         with self._lock:
-            self.denied = self._why_not(most) or ""
-            if not self.denied:
+            reason = self._why_not(most)
+            if reason is None:
                 self._aside = self._aside + most
-            return self.denied or None
+                self._calls += 1
+            elif not self._calls:
+                self.denied = reason
+            return reason
+
+    def waiting(self) -> bool:
+        """Whether calls are under way that may give back some of what was set aside for them, in time."""
+        return self._calls > 0 and self.left() > 0
 
     def _why_not(self, most: Cost) -> str | None:
         if self.left() <= 0:
@@ -63,7 +71,9 @@ class Ledger:
 
     def settle(self, most: Cost, expense: Expense) -> None:
         with self._lock:
-            self._aside = Cost(0.0, self._aside.tokens - most.tokens, self._aside.money - most.money)
+            if most != Cost():
+                self._aside = Cost(0.0, self._aside.tokens - most.tokens, self._aside.money - most.money)
+                self._calls -= 1
             self._charged = self._charged + expense.cost
             self._write(expense)
 

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CAUTIOUS_BYTES_PER_TOKEN = 2.0  # a prompt is reckoned at no more than this when its tokens are set aside
+PAUSE_SECONDS = 0.02  # before the purse is asked again
 OVERHEAD_TOKENS = 64  # of a chat template
 
 
@@ -91,8 +92,10 @@ class Desk:
             self._settle(purse, Cost(), model, known, role, region, replayed=True)
             return known
         most = self.most(model, request)
-        if reason := purse.reserve(most):
-            return Reply(problem=f"not asked: {reason}")
+        while reason := purse.reserve(most):
+            if not purse.waiting():
+                return Reply(problem=f"not asked: {reason}")
+            await asyncio.sleep(PAUSE_SECONDS)
         reply: Reply = Reply(problem=CANCELLED)
         try:
             reply = await model.llm.complete(request)
