@@ -97,14 +97,14 @@ def test_the_request_in_openais_dialect() -> None:
 
 def test_the_request_in_anthropics_dialect() -> None:
     talk = Talk(stream(anthropic(*MESSAGES)), dialect="anthropic")
-    talk.ask(Request("m", ASK.messages, 100, None, {"type": "object"}))
+    talk.ask(Request("m", ASK.messages, 100, 0.5, {"type": "object"}, True, 3))
     (sent,) = talk.requests
     assert str(sent.url) == "http://llm.test/v1/messages"
     assert sent.headers["x-api-key"] == KEY and sent.headers["anthropic-version"] and "authorization" not in sent.headers
     body = json.loads(sent.content)
     assert body["system"] == "be brief" and body["messages"] == [{"role": "user", "content": "hello"}]
     assert body["output_config"] == {"format": {"type": "json_schema", "schema": {"type": "object"}}}
-    assert "temperature" not in body
+    assert not {"temperature", "seed", "logprobs", "sample"} & set(body)
 
 
 # ---------------------------------------------------------------------- what comes back

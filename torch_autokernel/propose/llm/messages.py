@@ -24,7 +24,7 @@ def headers(key: str) -> dict[str, str]:
 
 
 def body(request: Request, base: str) -> dict[str, Any]:
-    """No log-probabilities and no seed: the dialect has neither."""
+    """No log-probabilities, no seed and no temperature: the dialect has none of them (the last no longer)."""
     system = "\n\n".join(m.text for m in request.messages if m.speaker == "system")
     out: dict[str, Any] = {
         "model": request.model,
@@ -34,8 +34,6 @@ def body(request: Request, base: str) -> dict[str, Any]:
     }
     if system:
         out["system"] = system
-    if request.temperature is not None:
-        out["temperature"] = request.temperature
     if request.schema is not None:
         out["output_config"] = {"format": {"type": "json_schema", "schema": dict(request.schema)}}
     return out
