@@ -213,7 +213,7 @@ def test_a_hundred_at_once_under_faults_and_the_ledger_equals_the_servers_count(
 def test_a_small_model_in_the_whole_loop(real_server: str, tmp_path: Any) -> None:  # noqa: F811
     """It writes nothing useful: its answers are attempts with their cost, and the built-in proposer's kernel is kept."""
     client = Client(Server(f"{real_server}/v1", KEY), Limits(at_once=2))
-    author = LlmProposer(Desk([Model("m", client)]), kernel_tokens=12)
+    author = LlmProposer(Desk([Model("m", client)]), kernel_tokens=12, json_tokens=12)
     judge = FakeJudge()
     search = searcher(tmp_path, proposers=[FakeProposer("50000"), author], judge=judge, second_judge=judge)
     try:

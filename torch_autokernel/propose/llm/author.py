@@ -36,12 +36,13 @@ class LlmProposer:
     name = "llm"
 
     def __init__(
-        self, desk: Desk | None = None, *, reason: str = "", reviews: bool = False, kernel_tokens: int = KERNEL_TOKENS
-    ) -> None:
+        self, desk: Desk | None = None, *, reason: str = "", reviews: bool = False, kernel_tokens: int = KERNEL_TOKENS,
+        json_tokens: int = JSON_TOKENS,
+    ) -> None:  # fmt: skip
         self._desk = desk
         self._reason = reason or ("" if desk else "no LLM is configured (TORCH_AUTOKERNEL_LLM_MODEL)")
         self._reviews = reviews
-        self._kernel_tokens = kernel_tokens
+        self._kernel_tokens, self._json_tokens = kernel_tokens, json_tokens
         self._loop = Loop()
 
     @classmethod
@@ -117,7 +118,7 @@ class LlmProposer:
         rng = random.Random(f"tester {region.signature.digest}")
         model = desk.choose(rng)
         talk = roles.tester(region, arch, language.name, language.prototype(region.signature), distributions)
-        request = Request(model.name, talk, JSON_TOKENS, 0.6, parse.CASES_SCHEMA, seed=_seed(rng))
+        request = Request(model.name, talk, self._json_tokens, 0.6, parse.CASES_SCHEMA, seed=_seed(rng))
         reply = await desk.ask(model, request, purse, "tester", region.signature.digest)
         found = parse.cases(reply.text, region, distributions, rng.getrandbits(60)) if reply.ok else []
         if isinstance(found, parse.Unreadable):
@@ -144,7 +145,7 @@ class LlmProposer:
         rng = random.Random(f"{name} {candidate.id}")
         model = desk.choose(rng)
         talk = roles.verifier(name, region, arch, language, prototype, candidate)
-        request = Request(model.name, talk, JSON_TOKENS, 0.0, parse.OPINION_SCHEMA, seed=_seed(rng))
+        request = Request(model.name, talk, self._json_tokens, 0.0, parse.OPINION_SCHEMA, seed=_seed(rng))
         reply = await desk.ask(model, request, purse, f"verifier {name}", region.signature.digest)
         found = parse.opinion(reply.text) if reply.ok else parse.Unreadable(reply.problem)
         if isinstance(found, parse.Unreadable):
