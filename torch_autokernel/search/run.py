@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from torch_autokernel.core.types import Attempt, Case, Expense, Json
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,31 @@ class Round(Json):
 
 
 class Run:
-    """The rounds in `path`; without a path nothing is kept. `sitting` are those of a sitting that was not ended."""
+    """The rounds in `path`; without a path nothing is kept, nor where another process is at the same hunt. `sitting` are the
+    rounds of a sitting that was not ended."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
         self.rounds: list[Round] = []
         self.sitting: list[Round] = []
-        if path is not None and path.exists():
-            self._read(path)
+        self._lock: FileLock | None = None
+        self.path = path if path is not None and self._alone(path) else None
+        if self.path is not None and self.path.exists():
+            self._read(self.path)
+
+    def _alone(self, path: Path) -> bool:
+        """Take the lock, which a killed process gives back."""
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("another process is at the hunt %s: this one is not written down", path)
+            return False
+        except OSError as error:
+            log.warning("the run %s cannot be written: %s", path, error)
+            return False
+        self._lock = lock
+        return True
 
     def _read(self, path: Path) -> None:
         content = path.read_bytes()
@@ -73,19 +92,19 @@ class Run:
 
     def end(self, reason: str, resumable: bool) -> None:
         """The sitting is over; a run that need not be taken up again is deleted."""
-        if self.path is None:
-            return
-        if resumable:
+        if self.path is not None and resumable:
             self._append({"ended": reason})
-        else:
+        elif self.path is not None:
             self.path.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+        self.path = self._lock = None
 
     def _append(self, line: Mapping[str, Any]) -> None:
         if self.path is None:
             return
         raw = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 while raw:

@@ -108,9 +108,9 @@ def test_the_request_in_anthropics_dialect() -> None:
 
 
 # ---------------------------------------------------------------------- what comes back
-def test_every_split_of_a_chat_stream_gives_the_same() -> None:
+def test_splits_of_a_chat_stream_give_the_same() -> None:
     raw = sse(*CHAT)
-    for cut in range(1, len(raw)):
+    for cut in range(1, len(raw), 3):
         reply = Talk(stream(*pieces(raw, [cut]))).ask()
         assert (reply.text, reply.finish, reply.problem) == (CHAT_TEXT, "stop", "")
     reply = Talk(stream(*pieces(raw, range(1, len(raw))))).ask()
@@ -230,6 +230,12 @@ def test_a_connection_lost_before_any_output_is_tried_again_and_after_some_not()
     talk = Talk(stream(sse(chunk("a")), httpx.ReadError("reset")), stream(sse(*CHAT)))
     reply = talk.ask()
     assert "after a part of the answer" in reply.problem and reply.text == "a" and reply.paid and len(talk.requests) == 1
+
+
+def test_tokens_of_a_try_that_was_given_up_count() -> None:
+    talk = Talk(stream(anthropic(START), httpx.ReadError("reset")), stream(anthropic(*MESSAGES)), dialect="anthropic")
+    reply = talk.ask()
+    assert reply.ok and reply.requests == 2 and reply.usage == Usage(24, 8, 8)
 
 
 def test_tries_end() -> None:

@@ -136,18 +136,20 @@ class _Call:
         self.server, self.limits = client.server, client.limits
         self.dialect = client._dialect
         self.requests = 0
+        self.before = Usage()  # what tries that were given up had told already
         self.fold: Any = self.dialect.Fold()
 
     async def run(self, deadline: float) -> str:
         """The problem, or nothing."""
         for attempt in range(self.limits.tries):
-            self.fold = self.dialect.Fold()
             try:
                 return await self._once()
             except _Again as again:
                 reason = str(again)
                 if attempt + 1 == self.limits.tries:
                     break
+                self.before += self.fold.usage or Usage()
+                self.fold = self.dialect.Fold()
                 delay = again.delay if again.delay is not None else retry.backoff(attempt, self.client._rng)
                 if time.monotonic() + delay >= deadline:
                     return f"{reason}; the wait of {delay:.3g} s before the next try is longer than what is left"
@@ -247,7 +249,8 @@ class _Call:
         problem = self.server.scrub(" ".join(problem.split()))[:500]
         if problem:
             log.info("a call of %s failed: %s", self.request.model, problem)
-        return Reply(text, fold.finish, usage or Usage(), self.requests, seconds, fold.model, logprobs, problem)
+        usage = self.before + (usage or Usage())
+        return Reply(text, fold.finish, usage, self.requests, seconds, fold.model, logprobs, problem)
 
 
 def _json(text: str) -> Any:
