@@ -349,6 +349,32 @@ def test_killed_anywhere_it_ends_the_same_and_pays_for_nothing_twice(tmp_path: P
     assert not kept & set(again) and len(repeated) <= len(before) - len(kept)
 
 
+def test_an_interruption_can_be_taken_up(tmp_path: Path) -> None:
+    class Judge(FakeJudge):
+        def judge(self, region: Region, artifact: Artifact) -> Verdict:
+            if len(self.judged) == 4:
+                raise KeyboardInterrupt
+            return super().judge(region, artifact)
+
+    llm = Scripted(Ladder())
+
+    def search(judge: FakeJudge) -> Result:
+        author = LlmProposer(Desk([Model("m", llm)], Receipts(tmp_path / "c")), kernel_tokens=200)
+        found = searcher(tmp_path, proposers=[author], judge=judge, second_judge=judge)
+        try:
+            return next(iter(found.search([region()], Budget(tokens=TOKENS))))
+        finally:
+            found.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        search(Judge())
+    asked = len(llm.asked)
+    result = search(FakeJudge())
+    assert result.best is not None and result.best.candidate.source.text.startswith(str(RUNGS[-1]))
+    digests = [r.digest for r in llm.asked]
+    assert len(set(digests)) == len(digests) > asked
+
+
 def test_what_the_budget_ended_goes_on_with_the_next(tmp_path: Path) -> None:
     first = hunt(tmp_path, region(), author(receipts=tmp_path / "c"), budget=Budget(tokens=9_000))
     assert not first.final and first.cost.tokens <= 9_000

@@ -19,6 +19,7 @@ from torch_autokernel.core.types import (
     CacheKey,
     Candidate,
     Case,
+    Cost,
     Expense,
     Finding,
     Region,
@@ -34,6 +35,7 @@ from torch_autokernel.propose.llm.desk import Desk, Model
 from torch_autokernel.propose.llm.scripted import Scripted
 from torch_autokernel.propose.llm.talk import Request
 from torch_autokernel.search import suspects
+from torch_autokernel.search.budget import Ledger
 from torch_autokernel.search.calibrate import drops, p_value, score
 from torch_autokernel.search.loop import Searcher
 from torch_autokernel.search.related import related, similarity
@@ -56,6 +58,25 @@ def test_right_candidates_are_dropped_no_more_often_than_promised() -> None:
 def test_too_few_scores_drop_nothing() -> None:
     assert not drops(0.0, [0.9] * 8) and drops(0.0, [0.9] * 9) and not drops(0.95, [0.9] * 9)
     assert p_value(0.5, []) == 1.0 and score({}) is None and score({"compile": 0.5, "memory": 0.5}) == 0.25
+
+
+# ---------------------------------------------------------------------- budgets
+def test_a_region_gets_a_share_of_tokens_and_money() -> None:
+    ledger = Ledger(Budget(tokens=200_000, money=8.0))
+    assert ledger.share(10).budget == Budget(tokens=40_000, money=1.6)
+    assert ledger.share(40).budget.tokens == 20_000 and ledger.share(1).budget == ledger.budget
+    most = Cost(tokens=100, money=1.0)
+    assert ledger.reserve(most) is None and ledger.waiting()
+    ledger.settle(most, Expense("tester", "m", "r", prompt_tokens=30, completion_tokens=20, money=0.5))
+    assert not ledger.waiting() and ledger.share(1).budget == Budget(tokens=199_950, money=7.5)
+
+
+def test_what_is_set_aside_cannot_be_spent_by_another() -> None:
+    ledger = Ledger(Budget(tokens=100))
+    assert ledger.reserve(Cost(tokens=60)) is None
+    assert "does not fit into 100, 60 are taken" in (ledger.reserve(Cost(tokens=60)) or "") and not ledger.denied
+    ledger.settle(Cost(tokens=60), Expense("tester", "m", "r", prompt_tokens=50))
+    assert ledger.reserve(Cost(tokens=60)) and ledger.denied and ledger.reserve(Cost(tokens=50)) is None
 
 
 # ---------------------------------------------------------------------- examples

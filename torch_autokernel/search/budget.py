@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from torch_autokernel.core.types import Budget, Cost, Expense
 
 LEAST_SHARE_SECONDS = 20.0  # the first region waits for Inductor's start and, on a new machine, for its precompiled header
+LEAST_SHARE_TOKENS = 20_000  # a few calls
 
 
 class Ledger:
@@ -110,10 +111,13 @@ class Ledger:
 
     def share(self, count: int) -> Ledger:
         """A ledger for the next of `count` pieces of work: up to twice an equal part of the seconds left, but not less than
-        a piece needs if there is as much; of tokens and money all."""
-        part = max(LEAST_SHARE_SECONDS, 2 * self.left() / max(count, 1))
-        seconds = None if self.budget.seconds is None else min(self.left(), part)
-        spent = self._charged
-        tokens = None if self.budget.tokens is None else max(0, self.budget.tokens - spent.tokens)
-        money = None if self.budget.money is None else max(0.0, self.budget.money - spent.money)
+        a piece needs if there is as much; of tokens and money likewise."""
+        count = max(count, 1)
+        seconds = None if self.budget.seconds is None else min(self.left(), max(LEAST_SHARE_SECONDS, 2 * self.left() / count))
+        spent, tokens, money = self._charged, None, None
+        if self.budget.tokens is not None:
+            left = max(0, self.budget.tokens - spent.tokens)
+            tokens = min(left, max(LEAST_SHARE_TOKENS, 2 * left // count))
+        if self.budget.money is not None:
+            money = max(0.0, self.budget.money - spent.money) * min(1.0, 2 / count)
         return Ledger(Budget(seconds, tokens, money), self._clock)

@@ -165,10 +165,10 @@ class Commission:
             self._begin(hunt, pending)
         return state
 
-    def end(self, hunt: Hunt, reason: str) -> None:
-        """Nothing is under way any more; what the budget ended can be taken up again."""
+    def end(self, hunt: Hunt, reason: str, broke_off: bool = False) -> None:
+        """Nothing is under way any more; what the budget ended, or what broke off, can be taken up again."""
         for work in (hunt.under_way, hunt.testers):
             if work is not None:
                 work.cancel()
         out_of_budget = hunt.ledger.exhausted() or hunt.ledger.denied
-        hunt.run.end(reason or out_of_budget or "nothing more was proposed", resumable=bool(out_of_budget))
+        hunt.run.end(reason or out_of_budget or "nothing more was proposed", resumable=broke_off or bool(out_of_budget))

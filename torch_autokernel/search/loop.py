@@ -168,9 +168,9 @@ class Searcher:
     def _rounds(self, hunt: Hunt) -> None:
         commission, reason = self._commission, ""
         commission.open(hunt)
-        state = commission.take_up(hunt, self._strategy.init(hunt.region, self.arch))
-        self._revive(hunt)
         try:
+            state = commission.take_up(hunt, self._strategy.init(hunt.region, self.arch))
+            self._revive(hunt)
             while not self._out_of_budget(hunt):
                 reason = self._strategy.stop(state, hunt.close) or ""
                 if reason and hunt.under_way is None:
@@ -185,8 +185,10 @@ class Searcher:
                 state = self._strategy.tell(state, attempts)
                 hunt.attempts += attempts
                 commission.write_down(hunt, attempts, assigned)
-        finally:
-            commission.end(hunt, reason)
+        except BaseException:  # an interruption too: the hunt can be taken up
+            commission.end(hunt, "it broke off", broke_off=True)
+            raise
+        commission.end(hunt, reason)
 
     def _candidates(self, hunt: Hunt, state: Any, stopping: bool) -> tuple[Any, list[Candidate], int]:
         """What this round tries: what authors handed in, and the other proposers' next. Authors get their next assignments
