@@ -49,6 +49,7 @@ class Config:
     llm_api_key: str = dataclasses.field(default="", repr=False)
     llm_prices: str = ""
     llm_reviews: bool = False
+    llm_answer_tokens: int = 8000
     proposers: tuple[str, ...] = ("schedule",)
     rest: str = "inductor"
     strict: bool = False
@@ -57,7 +58,7 @@ class Config:
         for name, value in (("on_miss", ON_MISS), ("rest", REST)):
             if getattr(self, name) not in value:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not known; known: {', '.join(value)}")
-        for name in ("max_seconds", "max_tokens", "max_money"):
+        for name in ("max_seconds", "max_tokens", "max_money", "llm_answer_tokens"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} is negative; give 0 or more")
 
@@ -103,7 +104,7 @@ def _string(value: Any) -> str:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     known = ("disable", "cache_dir", "on_miss", "offline", "max_seconds", "max_tokens", "arch", "llm_model",
-             "llm_base_url", "llm_api_key", "llm_prices", "llm_reviews", "max_money")  # fmt: skip
+             "llm_base_url", "llm_api_key", "llm_prices", "llm_reviews", "llm_answer_tokens", "max_money")  # fmt: skip
     out = {}
     for name in known:
         if (value := environ.get(PREFIX + name.upper())) is not None:

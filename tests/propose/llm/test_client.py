@@ -14,7 +14,7 @@ import pytest
 
 from tests.propose.llm.streams import ASK, CHAT, CHAT_TEXT, KEY, MESSAGES, START, USAGE, anthropic, chunk, sse
 from torch_autokernel.core.errors import ConfigError
-from torch_autokernel.propose.llm import retry
+from torch_autokernel.propose.llm import chat, retry
 from torch_autokernel.propose.llm.client import Client, Limits, Server
 from torch_autokernel.propose.llm.talk import Reply, Request, Usage
 
@@ -93,6 +93,12 @@ def test_the_request_in_openais_dialect() -> None:
     assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 100, 0.5, 7)
     assert body["stream"] is True and body["stream_options"] == {"include_usage": True} and body["logprobs"] is True
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"} and "sample" not in body
+
+
+def test_openais_own_host_gets_what_its_newer_models_take() -> None:
+    request = Request("m", ASK.messages, 100, 0.5, seed=7)
+    body = chat.body(request, "https://api.openai.com/v1")
+    assert body["max_completion_tokens"] == 100 and not {"max_tokens", "temperature", "seed"} & set(body)
 
 
 def test_the_request_in_anthropics_dialect() -> None:

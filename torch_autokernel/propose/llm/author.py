@@ -23,7 +23,7 @@ from torch_autokernel.propose.llm.talk import Reply, Request
 
 log = logging.getLogger(__name__)
 
-KERNEL_TOKENS = 6000  # of one answer with a kernel
+KERNEL_TOKENS = 8000  # of one answer with a kernel; a model that reasons needs more
 JSON_TOKENS = 1200  # of one answer with data
 ENTRIES = {"null": "reference"}
 CONVERSATION = "conversation.jsonl"
@@ -52,7 +52,8 @@ class LlmProposer:
             return cls()
         if config.offline:
             return cls(reason="`offline` is set")
-        return cls(Desk(ensemble(config), Receipts(folder / CONVERSATION), _prices(config)), reviews=config.llm_reviews)
+        desk = Desk(ensemble(config), Receipts(folder / CONVERSATION), _prices(config))
+        return cls(desk, reviews=config.llm_reviews, kernel_tokens=config.llm_answer_tokens)
 
     # ------------------------------------------------------------------ as a proposer among others
     def refuses(self, region: Region, arch: Arch) -> str | None:

@@ -28,6 +28,7 @@ def headers(key: str) -> dict[str, str]:
 
 
 def body(request: Request, base: str) -> dict[str, Any]:
+    """For OpenAI's own host without temperature and seed, which its newer models refuse, and with its newer limit's name."""
     official = base.startswith(DEFAULT_BASE)
     out: dict[str, Any] = {
         "model": request.model,
@@ -36,9 +37,9 @@ def body(request: Request, base: str) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if request.temperature is not None:
+    if request.temperature is not None and not official:
         out["temperature"] = request.temperature
-    if request.seed is not None:
+    if request.seed is not None and not official:
         out["seed"] = request.seed
     if request.logprobs:
         out["logprobs"] = True
