@@ -70,9 +70,9 @@ def test_warm_asks_the_configured_model(run: Go, write: Write, server: Counting,
     assert KEY not in ran.out + ran.err and not holding
     conversation = (tmp_path / "cache" / "work" / "conversation.jsonl").read_text().splitlines()
     assert len(conversation) == len(server.bodies)
-    attempts = [json.loads(line)["attempt"] for line in (tmp_path / "cache" / "work" / "journal.jsonl").read_text().splitlines()]
-    ours = [a for a in attempts if a["candidate"]["proposer"] == "llm:tiny"]
-    assert any("+=" in a["candidate"]["source"]["text"] for a in ours) or any(a["candidate"]["source"]["language"] == "none" for a in ours)
+    told = [json.loads(line) for line in conversation]
+    assert {line["role"] for line in told} == {r["role"] for r in llm["rows"]}
+    assert sum(sum(line["reply"]["usage"][n] for n in ("prompt", "completion")) for line in told) == server.tokens
 
 
 @pytest.mark.slow
