@@ -136,6 +136,6 @@ def test_a_wheel_builds_and_holds_everything(tmp_path: pathlib.Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "torch_autokernel"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    wanted = {n for n in tracked if n.endswith((".py", ".h", ".md", "py.typed", ".pyi"))}
+    wanted = {n for n in tracked if n.endswith((".py", ".h", ".md", "py.typed", ".pyi", ".txt"))}
     assert wanted <= names, wanted - names
     assert not [n for n in names if n.startswith("tests")]

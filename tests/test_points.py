@@ -11,7 +11,7 @@ from torch_autokernel.core.errors import UnknownName
 
 ROWS = [(kind, name) for kind, point in points.ALL.items() for name in point.names()]
 PROTOCOLS = {"proposer": protocols.Proposer, "language": protocols.Language, "arch": protocols.ArchProbe,
-             "strategy": protocols.Strategy, "check": protocols.Check}  # fmt: skip
+             "strategy": protocols.Strategy, "check": protocols.Check, "llm": protocols.LLM}  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "name"), ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 from torch_autokernel.core import events, points
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, ConfigError, ToolchainError
-from torch_autokernel.core.types import Arch, Budget, CacheEntry, CacheKey, Refusal, Region, Trust
+from torch_autokernel.core.types import Arch, Budget, CacheEntry, CacheKey, Candidate, Refusal, Region, Source, Trust
 from torch_autokernel.store import Store
 
 log = logging.getLogger(__name__)
@@ -116,10 +117,28 @@ class Engine:
             return [Decision(r, "miss", self.obstacle) for r in regions]
         from torch_autokernel.search.loop import Searcher  # imported here: a warm cache never loads the search
 
-        budget = Budget(seconds=config.max_seconds, tokens=config.max_tokens)
-        searcher = Searcher(self.arch, config, folder=self.work_folder(), language=self.language)
+        money = None if math.isinf(config.max_money) else config.max_money
+        budget = Budget(config.max_seconds, config.max_tokens, money)
+        searcher = Searcher(self.arch, config, folder=self.work_folder(), language=self.language, library=self.entries)
         try:
             return [self._keep(result, config) for result in searcher.search(regions, budget)]
+        finally:
+            searcher.close()
+
+    def submit(self, region: Region, source: Source, by: str, config: Config) -> tuple[Decision, Any]:
+        """Judge a kernel that somebody wrote, time it, and keep it where it is faster: the same way that every kernel takes.
+        The decision, and the search's result with all findings."""
+        if reason := self.language.missing(self.arch):
+            raise ToolchainError(f"nothing can be compiled: {reason}", hint="run `autokernel doctor`")
+        from torch_autokernel.propose.given import Given  # imported here: a warm cache never loads the search
+        from torch_autokernel.search.loop import Searcher
+
+        author = Given(Candidate(region.signature.digest, source, by))
+        searcher = Searcher(self.arch, config, folder=self.work_folder(), language=self.language, proposers=[author])
+        try:
+            (result,) = searcher.search([region], Budget(config.max_seconds))
+            kept = self._keep(result, config) if result.best else Decision(region, "refused", result.reason)
+            return kept, result
         finally:
             searcher.close()
 

@@ -12,6 +12,7 @@ from torch_autokernel.core.types import (
     Artifact,
     Attempt,
     Candidate,
+    Case,
     Cost,
     Finding,
     Op,
@@ -63,6 +64,9 @@ class FakeLanguage:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
+    def prototype(self, signature: Signature) -> str:
+        return "a number of nanoseconds"
+
     def compile(self, candidates: Sequence[Candidate], signature: Signature, arch: Arch, folder: Path) -> list[Artifact]:
         self.batches.append(len(candidates))
         return [self._one(c, folder) for c in candidates]
@@ -72,7 +76,7 @@ class FakeLanguage:
             return Artifact(candidate, "", "", "kernel", log="\nerror: broken\nmore")
         path = folder / candidate.id
         path.write_text(candidate.source.text)
-        return Artifact(candidate, str(path), "0" * 64, "kernel")
+        return Artifact(candidate, str(path), candidate.id * 2, "kernel")
 
 
 def speed(artifact: Artifact) -> float:
@@ -97,6 +101,12 @@ class FakeJudge:
         text = artifact.candidate.source.text
         self.judged.append(text)
         finding = Finding("numerics", Status.FAIL, "planted") if "wrong" in text else Finding("numerics", Status.PASS)
+        return Verdict(artifact.candidate.id, "null", (finding,), ("numerics",))
+
+    def judge_cases(self, region: Region, artifact: Artifact, cases: Sequence[Case]) -> Verdict:
+        """A text with `subtle` fails on the case that it names by its first size."""
+        bad = any(f"subtle {c.sizes['s0']}" in artifact.candidate.source.text for c in cases)
+        finding = Finding("numerics", Status.FAIL, "subtle") if bad else Finding("numerics", Status.PASS)
         return Verdict(artifact.candidate.id, "null", (finding,), ("numerics",))
 
     def vectors(self, region: Region, artifact: Artifact) -> bytes:

@@ -28,6 +28,8 @@ COMMANDS = {
     "bench": "time models against eager and Inductor, interleaved, with their outputs checked",
     "verify": "judge a kernel that somebody wrote for a problem",
     "explain": "say for every region of a model why it is or is not replaced",
+    "task": "a region as a folder for an author outside (new), and his kernel judged and kept (submit)",
+    "serve-mcp": "offer the tasks as MCP tools over stdin and stdout",
     "cache": "look at the cache and keep it in order: ls, show, rm, gc, check",
 }
 STDOUT = "-"
@@ -74,7 +76,7 @@ def _parser(chosen: str) -> tuple[Parser, dict[str, Parser]]:
 
 
 def _command(name: str) -> Any:
-    return importlib.import_module(f"torch_autokernel.app.commands.{name}")
+    return importlib.import_module(f"torch_autokernel.app.commands.{name.replace('-', '_')}")
 
 
 def _sentence(line: str) -> str:

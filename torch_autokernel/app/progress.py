@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
+from torch_autokernel.app.bill import Bill
 from torch_autokernel.core.events import Event
 
 _QUIET = {"region.hit", "region.miss", "search.accepted", "search.refused"}  # the last two are followed by a region's outcome
@@ -15,6 +16,9 @@ _TOLD = {
     "search.screened": "{ran} of {of} candidates ran",
     "search.judged": "candidate {candidate:.8} judged: {why}",
     "timing.baselines": "baselines compiled in {seconds:.1f} s",
+    "search.resumed": "taken up again after {rounds} rounds",
+    "search.best": "best so far {speedup:.2f}x of {baseline}, by {by}",
+    "llm.call": "{role} asked, {model}{trouble}",
     "search.timed": "candidate {candidate:.8} timed: {speedup:.2f}x of {baseline} ({low:.2f} to {high:.2f})",
 }
 
@@ -29,6 +33,7 @@ class Progress:
         self.terminal = stream.isatty()
         self._open = False
         self._told: set[str] = set()
+        self.bill = Bill()
 
     def status(self, text: str) -> None:
         if self.terminal:
@@ -61,13 +66,16 @@ class Progress:
                 self._told.add(text)
                 self.line(text)
         else:
-            self.status(f"region {signature}: {told(event)}" if signature else told(event))
+            self.bill(event)
+            text = f"region {signature}: {told(event)}" if signature else told(event)
+            self.status(f"{self.bill.short()}{text}")
 
 
 def told(event: Event) -> str:
     """An event in a few words; one that is not known by its name and its facts."""
     try:
-        return _TOLD[event.name].format_map(event.facts)
+        known = {**event.facts, "trouble": f": {event.facts['problem']}" if event.facts.get("problem") else ""}
+        return _TOLD[event.name].format_map(known)
     except (KeyError, ValueError, TypeError):
         facts = ", ".join(f"{k} {v}" for k, v in event.facts.items() if k != "signature")
         return f"{event.name.replace('.', ' ')}: {facts}" if facts else event.name.replace(".", " ")

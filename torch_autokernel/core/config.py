@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +30,10 @@ class Config:
     """Everything a user may set.
 
     `on_miss`: `generate` searches now, `background` runs the fallback and searches in a process beside it, `fallback`
-    only looks up. `max_seconds` and `max_tokens` bound the search of one compilation. `rest` says what compiles the
-    part of a graph that no kernel replaces. `strict` raises where the plugin would fall back.
+    only looks up. `max_seconds`, `max_tokens` and `max_money` bound the search of one compilation; tokens are spent only
+    where a model is named, money counts only with a price table (`llm_prices`, a JSON file), 0 forbids both. With a model
+    named and no proposers given, the proposers are `schedule` and `llm`. `rest` says what compiles the part of a graph that
+    no kernel replaces. `strict` raises where the plugin would fall back.
     """
 
     disable: bool = False
@@ -38,11 +41,15 @@ class Config:
     on_miss: str = "generate"
     offline: bool = False
     max_seconds: float = 300.0
-    max_tokens: int = 0
+    max_tokens: int = 200_000
+    max_money: float = math.inf
     arch: str = ""
     llm_model: str = ""
     llm_base_url: str = ""
     llm_api_key: str = dataclasses.field(default="", repr=False)
+    llm_prices: str = ""
+    llm_reviews: bool = False
+    llm_answer_tokens: int = 8000
     proposers: tuple[str, ...] = ("schedule",)
     rest: str = "inductor"
     strict: bool = False
@@ -51,8 +58,8 @@ class Config:
         for name, value in (("on_miss", ON_MISS), ("rest", REST)):
             if getattr(self, name) not in value:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not known; known: {', '.join(value)}")
-        for name in ("max_seconds", "max_tokens"):
-            if getattr(self, name) < 0:
+        for name in ("max_seconds", "max_tokens", "max_money", "llm_answer_tokens"):
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} is negative; give 0 or more")
 
     @property
@@ -97,19 +104,31 @@ def _string(value: Any) -> str:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     known = ("disable", "cache_dir", "on_miss", "offline", "max_seconds", "max_tokens", "arch", "llm_model",
-             "llm_base_url", "llm_api_key")  # fmt: skip
+             "llm_base_url", "llm_api_key", "llm_prices", "llm_reviews", "llm_answer_tokens", "max_money")  # fmt: skip
     out = {}
     for name in known:
         if (value := environ.get(PREFIX + name.upper())) is not None:
             out[name] = _coerce(name, value, PREFIX + name.upper())
     if "llm_model" in out:  # the fallbacks count only where the user named a model
-        if base := environ.get("OPENAI_BASE_URL"):
-            out.setdefault("llm_base_url", base)
-        for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-            if environ.get(key):
-                out.setdefault("llm_api_key", environ[key])
-                break
+        _fall_back(out, environ)
     return out
+
+
+def _fall_back(out: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Address and key as the providers' own clients take them. A key goes only where it belongs: OpenAI's beside the base URL
+    of `OPENAI_BASE_URL` or none, Anthropic's to Anthropic."""
+    anthropic = out["llm_model"].startswith("anthropic:") or ".anthropic.com" in out.get("llm_base_url", "")
+    ours = "llm_base_url" in out
+    if not anthropic and not ours and (base := environ.get("OPENAI_BASE_URL")):
+        out["llm_base_url"] = base
+    if "llm_api_key" in out:
+        return
+    if anthropic:
+        out["llm_api_key"] = environ.get("ANTHROPIC_API_KEY", "")
+    elif environ.get("OPENAI_API_KEY") and (not ours or out["llm_base_url"] == environ.get("OPENAI_BASE_URL")):
+        out["llm_api_key"] = environ["OPENAI_API_KEY"]
+    elif environ.get("ANTHROPIC_API_KEY") and "llm_base_url" not in out:
+        out |= {"llm_api_key": environ["ANTHROPIC_API_KEY"], "llm_base_url": "https://api.anthropic.com"}
 
 
 def check_keys(options: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
@@ -137,6 +156,8 @@ class ConfigHandle:
         merged = {**self._environment, **(self._patches.get() or {}), **given}
         if self._environment.get("disable"):
             merged["disable"] = True
+        if merged.get("llm_model"):
+            merged.setdefault("proposers", (*_DEFAULT.proposers, "llm"))
         return Config(**merged)
 
     def reload(self) -> None:

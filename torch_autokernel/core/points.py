@@ -58,6 +58,7 @@ class Point:
 proposers = Point("proposer", {
     "schedule": "torch_autokernel.propose.schedule:ScheduleProposer",
     "null": "torch_autokernel.propose.null:NullProposer",
+    "llm": "torch_autokernel.propose.llm.author:LlmProposer",
 })  # fmt: skip
 languages = Point("language", {
     "cpp": "torch_autokernel.lang.cpp:Cpp",
@@ -69,6 +70,11 @@ archs = Point("arch", {
 })  # fmt: skip
 strategies = Point("strategy", {
     "best_of_n": "torch_autokernel.search.best_of_n:BestOfN",
+    "evolution": "torch_autokernel.search.evolution:Evolution",
+})  # fmt: skip
+llms = Point("llm", {
+    "http": "torch_autokernel.propose.llm.client:Client",
+    "scripted": "torch_autokernel.propose.llm.scripted:Scripted",
 })  # fmt: skip
 checks = Point("check", {
     "compiles": "torch_autokernel.verify.checks.compiles:Compiles",
@@ -93,5 +99,6 @@ checks = Point("check", {
 })  # fmt: skip
 
 ALL: dict[str, Point] = {
-    "proposer": proposers, "language": languages, "arch": archs, "strategy": strategies, "check": checks,
+    "proposer": proposers, "language": languages, "arch": archs, "strategy": strategies, "llm": llms,
+    "check": checks,
 }  # fmt: skip

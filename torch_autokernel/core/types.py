@@ -440,6 +440,49 @@ class Attempt(Json):
     cost: Cost = Cost()
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment(Json):
+    """One candidate that a strategy wants from an author. `kind`: translate (no parent), improve, combine (two parents),
+    differ (unlike all of `avoid`) or repair (a parent that was rejected). `approach` is the strategy to follow, `notes` are
+    facts for the author, `examples` are verified kernels of related regions. `sample` tells equal assignments apart."""
+
+    kind: str
+    sample: int = 0
+    approach: str = ""
+    parents: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+    examples: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expense(Json):
+    """What calls of one role to one model for one region (its digest) cost. `requests` counts what went over the wire,
+    retries included; `replayed` the calls answered from the record of an earlier run, whose tokens were paid then; `failed`
+    those without a usable answer; `estimated` the tokens that no server told."""
+
+    role: str
+    model: str
+    region: str
+    calls: int = 1
+    requests: int = 0
+    replayed: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: int = 0
+    seconds: float = 0.0
+    money: float = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.seconds, self.prompt_tokens + self.completion_tokens, self.money)
+
+    def __add__(self, other: Expense) -> Expense:
+        names = [f.name for f in dataclasses.fields(self)][3:]
+        return dataclasses.replace(self, **{n: getattr(self, n) + getattr(other, n) for n in names})
+
+
 # --------------------------------------------------------------------------------------------- what is kept
 class Trust(enum.Enum):
     VERIFIED_HERE = "verified_here"

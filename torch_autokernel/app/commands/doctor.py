@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLE = "autokernel doctor"
 OLDEST_TORCH = (2, 10)
-OPTIONAL = {"transformers": "the example with a language model", "httpx": "the LLM proposer"}
+OPTIONAL = {"transformers": "the example with a language model", "httpx": "the LLM proposer", "mcp": "serve-mcp"}
 
 NO_COMPILER = "until then models run in Inductor (which needs a compiler too) or, with options={'rest': 'eager'}, in eager mode"
 TRIVIAL = """#include <cstdint>

@@ -1,0 +1,1 @@
+"""Language models as authors: conversations, clients, roles, the record of paid calls. Network only where one is configured."""
