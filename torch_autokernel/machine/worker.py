@@ -408,7 +408,7 @@ class Pool:
         script = Path(__file__).with_name("worker_zygote.py")
         keep = ("OMP_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "LANG", "LC_")
         environment = {k: v for k, v in os.environ.items() if k.startswith(keep)}
-        environment.setdefault("GOMP_SPINCOUNT", "20000")  # idle threads give their core up to the next worker soon
+        environment.setdefault("GOMP_SPINCOUNT", "1000")  # waiting threads give their core up soon, as in the timed processes
         environment |= self.environment
         fd = theirs.fileno()
         self._zygote = subprocess.Popen(
