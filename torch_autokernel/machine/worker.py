@@ -182,7 +182,7 @@ class Session:
         try:
             self._command.settimeout(seconds)
             self._command.send(json.dumps({**request, "turn": self._turn}).encode())
-            message = self._answer(seconds)
+            message = self._answer(seconds, min(2, request.get("threads", 1)))
         except TimeoutError:
             return {}, self._die("timeout", f"no answer within {seconds:g} s")
         except OSError:
@@ -202,15 +202,16 @@ class Session:
             return {}, self._die("load" if problem == "load" else "memory", reason)
         return answer, Outcome("ok", outside_ns=spent, log=self._read_log())
 
-    def _answer(self, seconds: float) -> bytes:
+    def _answer(self, seconds: float, threads: int) -> bytes:
         """The next message; raises TimeoutError. A worker that has not had the processor for most of its time, as on a busy
-        machine whose other processes keep its threads waiting for each other, gets more, up to `PATIENCE` times as much."""
+        machine whose other processes keep its threads waiting for each other, gets more, up to `PATIENCE` times as much.
+        Threads that wait spin for a while, so a team counts as busy only with twice the processor time."""
         began = self._cpu_seconds()
         for turn in range(1, PATIENCE + 1):
             try:
                 return self._command.recv(1 << 20)
             except TimeoutError:
-                if turn == PATIENCE or self._cpu_seconds() - began > BUSY * seconds:
+                if turn == PATIENCE or self._cpu_seconds() - began > BUSY * seconds * threads:
                     raise
         raise TimeoutError
 
@@ -407,7 +408,7 @@ class Pool:
         script = Path(__file__).with_name("worker_zygote.py")
         keep = ("OMP_", "GOMP_", "KMP_", "LD_LIBRARY_PATH", "LANG", "LC_")
         environment = {k: v for k, v in os.environ.items() if k.startswith(keep)}
-        environment.setdefault("GOMP_SPINCOUNT", "20000")  # idle threads give their core up to the next worker soon
+        environment.setdefault("GOMP_SPINCOUNT", "1000")  # waiting threads give their core up soon, as in the timed processes
         environment |= self.environment
         fd = theirs.fileno()
         self._zygote = subprocess.Popen(
