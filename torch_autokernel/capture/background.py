@@ -6,7 +6,6 @@ at its next compilation, because its guards belong to dynamo.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -18,26 +17,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch_autokernel.core.config import Config
+from torch_autokernel.core.config import FIELDS, KEY_VARIABLE, Config, config
 from torch_autokernel.core.types import Region
 from torch_autokernel.engine import Engine
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
-_PASSED_ON = ("cache_dir", "max_seconds", "max_tokens", "arch", "proposers", "offline", "llm_model", "llm_base_url")
+_KEPT = ("llm_api_key", "disable", "strict", "rest", "on_miss")  # a key is never written to a file: the environment has it
+_PASSED_ON = tuple(name for name in FIELDS if name not in _KEPT)
 
 
 class Search:
     """A search that runs in a process beside this one."""
 
-    def __init__(self, regions: Sequence[Region], config: Config, folder: Path) -> None:
+    def __init__(self, regions: Sequence[Region], options: Config, folder: Path) -> None:
         handle, name = tempfile.mkstemp(suffix=".json", prefix="background-", dir=folder)
-        options = {k: getattr(config, k) for k in _PASSED_ON} | {"cache_dir": str(config.cache_path)}
+        passed = {k: getattr(options, k) for k in _PASSED_ON} | {"cache_dir": str(options.cache_path)}
         with os.fdopen(handle, "w") as file:
-            json.dump({"options": options, "regions": [r.to_json() for r in regions], "threads": _threads()}, file)
+            json.dump({"options": passed, "regions": [r.to_json() for r in regions], "threads": _threads()}, file)
         command = [sys.executable, "-m", "torch_autokernel.capture.background", name]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        environment |= {KEY_VARIABLE: options.llm_api_key} if options.llm_api_key else {}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                         env=environment, start_new_session=True)  # fmt: skip
         self._next_look = 0.0
@@ -84,9 +85,8 @@ def main(path: str) -> int:
     request = json.loads(Path(path).read_text())
     Path(path).unlink(missing_ok=True)
     torch.set_num_threads(request["threads"])
-    options = {**request["options"], "proposers": tuple(request["options"]["proposers"])}
-    config = dataclasses.replace(Config(**options), on_miss="generate")
-    Engine.current(config).resolve([Region.from_json(r) for r in request["regions"]], config)
+    resolved = config.resolve({**request["options"], "on_miss": "generate"})
+    Engine.current(resolved).resolve([Region.from_json(r) for r in request["regions"]], resolved)
     return 0
 
 

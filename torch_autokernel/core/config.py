@@ -21,6 +21,7 @@ import platformdirs
 from torch_autokernel.core.errors import ConfigError
 
 PREFIX = "TORCH_AUTOKERNEL_"
+KEY_VARIABLE = PREFIX + "LLM_API_KEY"  # how a key reaches a process of ours
 ON_MISS = ("generate", "background", "fallback")
 REST = ("inductor", "eager")
 
