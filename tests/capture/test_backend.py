@@ -261,3 +261,23 @@ def test_strict_raises(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine, "resolve", lambda *a: (_ for _ in ()).throw(ValueError("planted")))
     with pytest.raises(Exception, match="planted"):
         compile_ak(lambda t: t.exp() + 2, options={"strict": True})(torch.randn(4, 5))
+
+
+@pytest.mark.parametrize("options", MODES)
+def test_what_reads_no_tensor_stays(engine: ReferenceEngine, options: Any) -> None:
+    """A region of constants would be an operator without tensor arguments, which the dispatcher cannot call."""
+
+    def positions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        steps = torch.arange(5) * 2 + 1
+        return x @ x, steps.cumsum(0) + 1
+
+    x = torch.randn(4, 4)
+    eager, ours = both(positions, x, options=options)
+    close(ours, eager)
+    assert all(r.signature.inputs for r in engine.regions)
+
+
+def test_strides_of_length_one_are_those_of_eager(engine: ReferenceEngine) -> None:
+    x = torch.randn(1, 8, 1, 4)
+    eager, ours = both(lambda x: x * 2 + 1, x, options={"rest": "eager"})
+    assert engine.calls and ours.stride() == eager.stride() == (32, 4, 4, 1)

@@ -46,7 +46,7 @@ def empty_outputs(signature: Signature, values: dict[str, Any], device: torch.de
     out = []
     for spec in signature.output_specs:
         shape = [dims.evaluate(d, values) for d in spec.shape]
-        stride = [dims.evaluate(s, values) if d != 1 else 1 for s, d in zip(spec.stride, spec.shape, strict=True)]
+        stride = [dims.evaluate(s, values) for s in spec.natural_stride()]
         out.append(torch.empty_strided(shape, stride, dtype=getattr(torch, spec.dtype), device=device))
     return out
 
