@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 Loader = Callable[[CacheEntry], Callable[..., tuple[torch.Tensor, ...]]]
 
+MAX_ARGUMENTS = 64  # of an operator; torch supports no more
+
 _LIBRARY = Library("autokernel", "FRAGMENT")
 _OPERATORS: dict[str, Operator] = {}
 _LOCK = threading.Lock()
@@ -122,8 +124,14 @@ class Operator:
         return run_reference(self.entry.signature, self._reference, tensors)
 
 
+def callable_as_operator(signature: Signature) -> bool:
+    """Whether the dispatcher can call it: an operator needs a tensor to dispatch on, and not too many. Other kernels serve
+    direct calls only."""
+    return 0 < len(signature.inputs) <= MAX_ARGUMENTS
+
+
 def ensure(entry: CacheEntry, loader: Loader) -> Operator:
-    """The operator of an entry, registered once in the process."""
+    """The operator of an entry that is `callable_as_operator`, registered once in the process."""
     name = entry.op_name
     found = _OPERATORS.get(name)
     if found is not None:

@@ -183,7 +183,7 @@ class TensorSpec(Json):
         out = list(self.stride)
         for d in reversed(range(len(out))):
             if self.shape[d] == 1 and out[d] == 0:
-                out[d] = dims.mul(self.shape[d + 1], out[d + 1]) if d + 1 < len(out) else 1
+                out[d] = dims.mul(self.shape[d + 1] or 1, out[d + 1]) if d + 1 < len(out) else 1
         return tuple(out)
 
     @staticmethod

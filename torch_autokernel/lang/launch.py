@@ -40,7 +40,8 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
         for s in signature.inputs
     )
     outputs = tuple(
-        (getattr(torch, s.dtype), tuple(map(size, s.shape)), tuple(map(size, s.natural_stride()))) for s in signature.output_specs
+        (getattr(torch, s.dtype), tuple(map(size, s.shape)), tuple(map(size, s.natural_stride())))
+        for s in signature.output_specs
     )
     try:
         return Launcher(
