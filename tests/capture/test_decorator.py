@@ -280,3 +280,15 @@ def test_a_compiled_function_runs_while_another_thread_traces(engine: ReferenceE
 
     trace(slow, [x])
     assert not failed, failed[0]
+
+
+def test_numbers_that_are_equal_and_not_the_same(engine: ReferenceEngine) -> None:
+    function = ak.autokernel(lambda x, k: x * k, rest="eager")
+    x = torch.ones(4)
+    for k in (0.0, -0.0, 0, False, 1, True, 1.0, 0.0):
+        got, want = function(x, k), x * k
+        assert got.dtype == want.dtype and torch.equal(torch.signbit(got), torch.signbit(want)) and torch.equal(got, want), k
+    before = len(engine.regions)
+    for _ in range(3):
+        assert function(x, float("nan")).isnan().all()
+    assert len(function.plans) <= 8 and len(engine.regions) <= before + 1, "a NaN makes a plan at every call"

@@ -66,10 +66,12 @@ def compare(region: Region, inputs: list[torch.Tensor], got: list[torch.Tensor],
 
 
 def _nudged(t: torch.Tensor) -> torch.Tensor:
-    """The tensor with every element off by at most one rounding."""
-    if not t.is_floating_point():
+    """The tensor with every element off by at most one rounding, in the same strides."""
+    if not t.is_floating_point() or not t.numel():
         return t
-    return t.double() * (1 + 2 * EPS[t.dtype] * (2 * torch.rand(t.shape, dtype=torch.float64) - 1))
+    count = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    flat = t.as_strided((count,), (1,)).double()
+    return (flat * (1 + 2 * EPS[t.dtype] * (2 * torch.rand(count, dtype=torch.float64) - 1))).as_strided(t.shape, t.stride())
 
 
 def wrong_results(region: Region, kernel: Kernel, entry: Any, seed: int) -> list[str]:
