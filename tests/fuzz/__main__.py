@@ -20,6 +20,8 @@ def run_graphs(first: int, last: int) -> int:
             failed += 1
             small, complaint = graphs.smallest(program, seed, dynamic)
             print(f"== seed {seed} dynamic={dynamic}\n{small}\n{complaint}\n", flush=True)
+        if (seed - first) % 100 == 99:
+            print(f"{seed + 1 - first} programs so far, {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{last - first} programs, {failed} failed, {time.perf_counter() - start:.0f} s")
     return int(failed > 0)
 
