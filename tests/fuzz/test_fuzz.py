@@ -15,9 +15,9 @@ from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import generate
 
 
-@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize("first", [0, 10])
 def test_the_backend_changes_nothing(first: int) -> None:
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 10):
         program, dynamic = graphs.drawn(seed)
         if complaint := graphs.outcome(program, seed, dynamic):
             small, complaint = graphs.smallest(program, seed, dynamic)
@@ -25,14 +25,14 @@ def test_the_backend_changes_nothing(first: int) -> None:
 
 
 def test_generated_kernels(tmp_path: Path) -> None:
-    regions = {r.signature.digest: r for seed in range(1000, 1012) for r in kernels.regions_of(seed)}
+    regions = {r.signature.digest: r for seed in range(1000, 1010) for r in kernels.regions_of(seed)}
     made = {}
-    for k, region in enumerate(list(regions.values())[:12]):
+    for k, region in enumerate(list(regions.values())[:8]):
         try:
             made[f"k{k}"] = (region, generate(region.signature, kernels.SCHEDULES[k % len(kernels.SCHEDULES)], region.sizes, 2))
         except Refused:
             continue
-    assert len(made) > 6
+    assert len(made) > 4
     library = compile_all({name: kernel.text for name, (_r, kernel) in made.items()}, tmp_path, extra=("-O1",))
     for name, (region, kernel) in made.items():
         complaints = kernels.wrong_results(region, kernel, getattr(library, name), 7)
