@@ -156,7 +156,7 @@ def outcome(program: Program, seed: int, dynamic: bool | None) -> str:
     """The complaint about this program; empty where there is none (or eager cannot run it)."""
     try:
         values_of(program, inputs_of(program, seed))
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError):
         return ""
     try:
         check(program, seed, dynamic)

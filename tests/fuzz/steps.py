@@ -284,7 +284,7 @@ def random_program(seed: int, length: int = 12, *, smooth: bool = False, trainin
             continue
         try:
             made = STEPS[step.name](*[chooser.values[a] for a in step.args], *step.params)
-        except (RuntimeError, IndexError, TypeError):
+        except (RuntimeError, IndexError, TypeError, ValueError):
             continue  # not for these shapes or dtypes
         if made.numel() > MOST or made.dim() > 5 or (made.is_floating_point() and not made.isfinite().all()):
             continue
