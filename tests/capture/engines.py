@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from torch_autokernel.capture.operators import run_reference
 from torch_autokernel.capture.reference import load_reference, print_reference
 from torch_autokernel.core.config import Config
+from torch_autokernel.core.errors import GuardMiss
 from torch_autokernel.core.types import (
     Arch,
     Artifact,
@@ -18,6 +21,7 @@ from torch_autokernel.core.types import (
     Candidate,
     Finding,
     Region,
+    Signature,
     Source,
     Status,
     Trust,
@@ -34,6 +38,18 @@ def entry_of(region: Region, salt: str = "") -> CacheEntry:
     artifact = Artifact(candidate, "/nowhere", digest(region.reference), "kernel")
     verdict = Verdict(candidate.id, "test", (Finding("test", Status.PASS),), ("test",))
     return CacheEntry(key, region.signature, candidate, artifact, verdict, Trust.VERIFIED_HERE, region.reference)
+
+
+def _check(signature: Signature, tensors: Sequence[torch.Tensor]) -> None:
+    """Refuses what the launcher refuses."""
+    if [str(t.dtype).removeprefix("torch.") for t in tensors] != [s.dtype for s in signature.inputs]:
+        raise GuardMiss("another dtype")
+    if any(t.is_neg() or t.is_conj() for t in tensors):
+        raise GuardMiss("a lazily negated tensor")
+    try:
+        signature.bind(tuple(tuple(t.shape) for t in tensors), tuple(t.stride() for t in tensors))
+    except ValueError as error:
+        raise GuardMiss(str(error)) from error
 
 
 class FakeStore:
@@ -78,6 +94,7 @@ class ReferenceEngine:
         function = load_reference(print_reference(entry.signature))
 
         def call(*tensors: Any) -> Any:
+            _check(entry.signature, tensors)
             with self.lock:
                 self.calls.append(entry.signature.digest)
             return run_reference(entry.signature, function, tensors)

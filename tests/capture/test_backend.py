@@ -261,3 +261,53 @@ def test_strict_raises(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine, "resolve", lambda *a: (_ for _ in ()).throw(ValueError("planted")))
     with pytest.raises(Exception, match="planted"):
         compile_ak(lambda t: t.exp() + 2, options={"strict": True})(torch.randn(4, 5))
+
+
+@pytest.mark.parametrize("options", MODES)
+def test_what_reads_no_tensor_stays(engine: ReferenceEngine, options: Any) -> None:
+    """A region of constants would be an operator without tensor arguments, which the dispatcher cannot call."""
+
+    def positions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        steps = torch.arange(5) * 2 + 1
+        return x @ x, steps.cumsum(0) + 1
+
+    x = torch.randn(4, 4)
+    eager, ours = both(positions, x, options=options)
+    close(ours, eager)
+    assert all(r.signature.inputs for r in engine.regions)
+
+
+def test_strides_of_length_one_are_those_of_eager(engine: ReferenceEngine) -> None:
+    x = torch.randn(1, 8, 1, 4)
+    eager, ours = both(lambda x: x * 2 + 1, x, options={"rest": "eager"})
+    assert engine.calls and ours.stride() == eager.stride() == (32, 4, 4, 1)
+    eager, ours = both(lambda i: i.abs(), torch.ones(1, 0, dtype=torch.int32), options={"rest": "eager"})
+    assert ours.stride() == eager.stride() == (1, 1)
+
+
+class Marked(torch.Tensor):
+    """A subclass with __torch_function__ only."""
+
+
+@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_tensor_subclass_goes_to_the_fallback(engine: ReferenceEngine, options: Any, dynamic: bool | None) -> None:
+    compiled = compile_ak(lambda x: x.exp() * 2 + 1, options=options, dynamic=dynamic)
+    x = torch.randn(4, 6)
+    close(compiled(x), x.exp() * 2 + 1)
+    assert engine.calls
+    got = compiled(x.as_subclass(Marked))
+    assert type(got) is Marked
+    close(got.as_subclass(torch.Tensor), x.exp() * 2 + 1)
+
+
+def test_a_kernel_that_is_no_operator_does_no_harm(engine: ReferenceEngine) -> None:
+    """A direct call may have more tensors than an operator; its entry lies in the same cache."""
+    from torch_autokernel.capture.decorator import autokernel as decorate
+
+    many = [torch.randn(3) for _ in range(80)]
+    close(decorate(lambda *xs: sum(xs) * 2.0)(*many), sum(many) * 2)
+    assert any(len(e.signature.inputs) == 80 for e in engine.entries())
+    x = torch.randn(4, 5)
+    close(compile_ak(lambda t: t.exp() + 3)(x), x.exp() + 3)
+    assert len(engine.calls) == 2

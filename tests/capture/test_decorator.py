@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -230,3 +231,64 @@ def test_options_reach_the_engine(engine: ReferenceEngine) -> None:
     x = torch.randn(3, 4)
     torch.testing.assert_close(f(x, x), swiglu(x, x))
     assert isinstance(f, Accelerated) and not engine.calls
+
+
+def test_threads_that_trace_leave_each_other_alone(engine: ReferenceEngine) -> None:
+    """While one thread traces, others call compiled functions; none raises, and torch can compile afterwards."""
+    function = ak.autokernel(lambda x: (x.exp() * 2).sum(-1), rest="eager")
+    compiled = torch.compile(lambda x: x.sin() * 2, backend="eager")
+    compiled(torch.randn(3, 3))
+    errors: list[Exception] = []
+
+    def call(number: int) -> None:
+        try:
+            for k in range(2, 8):
+                x = torch.randn(number + 2, k)
+                torch.testing.assert_close(function(x), (x.exp() * 2).sum(-1))
+                compiled(torch.randn(3, 3))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+    assert not torch.fx._symbolic_trace._is_fx_tracing_flag and not torch.compiler.is_compiling()
+
+
+def test_a_compiled_function_runs_while_another_thread_traces(engine: ReferenceEngine) -> None:
+    from torch_autokernel.capture.whole import trace
+
+    compiled = torch.compile(lambda x: x.sin() * 2, backend="eager")
+    x = torch.randn(3, 3)
+    compiled(x)
+    failed: list[Exception] = []
+
+    def call() -> None:
+        try:
+            compiled(x)
+        except Exception as error:
+            failed.append(error)
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        return x + 1
+
+    trace(slow, [x])
+    assert not failed, failed[0]
+
+
+def test_numbers_that_are_equal_and_not_the_same(engine: ReferenceEngine) -> None:
+    function = ak.autokernel(lambda x, k: x * k, rest="eager")
+    x = torch.ones(4)
+    for k in (0.0, -0.0, 0, False, 1, True, 1.0, 0.0):
+        got, want = function(x, k), x * k
+        assert got.dtype == want.dtype and torch.equal(torch.signbit(got), torch.signbit(want)) and torch.equal(got, want), k
+    before = len(engine.regions)
+    for _ in range(3):
+        assert function(x, float("nan")).isnan().all()
+    assert len(function.plans) <= 8 and len(engine.regions) <= before + 1, "a NaN makes a plan at every call"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -24,3 +25,29 @@ def ordinary_torch() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+
+
+_TRACES = threading.local()
+
+
+@contextmanager
+def tracing_alone() -> Iterator[None]:
+    """A trace of ours: no other thread traces or compiles meanwhile, and the compiled functions that other threads call run.
+
+    torch keeps "a trace is going on" for the whole process and refuses to call compiled functions while it is so, unless
+    it knows that a compilation does it. Two traces at once would leave the flag set for good.
+    """
+    from torch._dynamo.convert_frame import compile_lock  # imported here: a warm direct call never needs dynamo
+
+    with compile_lock:
+        before = torch.compiler._is_compiling_flag
+        torch.compiler._is_compiling_flag = _TRACES.here = True
+        try:
+            yield
+        finally:
+            torch.compiler._is_compiling_flag, _TRACES.here = before, False
+
+
+def traces_here() -> bool:
+    """Whether this thread is within `tracing_alone`."""
+    return getattr(_TRACES, "here", False)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torch_autokernel.capture import operators
 from torch_autokernel.capture.ambient import ordinary_torch
@@ -32,6 +34,7 @@ from torch_autokernel.engine import Decision, Engine, conditions, identity
 
 log = logging.getLogger(__name__)
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 _POST_GRAD = "post_grad_custom_pre_pass"
 
 
@@ -78,7 +81,8 @@ class Session:
         """Register every kernel of the manifest: on a warm Inductor cache the pass never runs, but the operators must be
         there."""
         for entry in self.engine.entries():
-            operators.ensure(entry, self.engine.load)
+            if operators.callable_as_operator(entry.signature):
+                operators.ensure(entry, self.engine.load)
 
     def decide(self, found: Partition) -> list[Decision]:
         """What `prepare` decided for these regions; a region that it did not see is only looked up."""
@@ -189,7 +193,7 @@ def autokernel(gm: fx.GraphModule, example_inputs: Sequence[Any], *, mode: str |
         from torch._inductor import list_mode_options
 
         theirs = {**list_mode_options(mode), **theirs}
-    session = None if resolved.disable else _open(resolved)
+    session = None if resolved.disable or not _plain(example_inputs) else _open(resolved)
     if resolved.rest == "eager":
         return compile_eager(gm, example_inputs, session)
     later = session is not None and resolved.on_miss == "background"
@@ -202,6 +206,12 @@ def autokernel(gm: fx.GraphModule, example_inputs: Sequence[Any], *, mode: str |
             raise
         warn_once(ToolchainError(f"Inductor has no C++ compiler, so the graph runs as plain ATen: {_first_line(error)}"))
         return compile_eager(gm, example_inputs, session)
+
+
+def _plain(inputs: Sequence[Any]) -> bool:
+    """Whether no input is of a subclass that AOTAutograd does not take apart. On the first call AOTAutograd watches custom
+    operators in a mode that refuses such tensors, so a graph with kernels would raise where one without them runs."""
+    return all(type(t) in _PLAIN or is_traceable_wrapper_subclass(t) for t in inputs if isinstance(t, torch.Tensor))
 
 
 def _lacks_compiler(error: BaseException) -> bool:

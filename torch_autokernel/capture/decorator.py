@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from torch_autokernel.capture import direct
+from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import UsageError
@@ -48,7 +49,13 @@ class Accelerated:
             plan = self._plan(key, args)
             if plan is not None and (result := plan(args)) is not direct.MISS:
                 return result
+        elif traces_here():  # a decorated function within another one that is being traced is just its text
+            return self._plain(*args, **kwargs)
         return self.compiled(*args, **kwargs)
+
+    @property
+    def _plain(self) -> Callable[..., Any]:
+        return self.original if self.module is None else self.original.__get__(self.module)
 
     def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | None:
         """A new plan for calls like this one; None where there can be none (the reason is kept and logged once)."""
@@ -69,7 +76,7 @@ class Accelerated:
     def compiled(self) -> Callable[..., Any]:
         """The call through torch.compile, or the plain one where the plugin is disabled."""
         if self._compiled is None:
-            target = self.original if self.module is None else self.original.__get__(self.module)
+            target = self._plain
             if config.resolve(self.options).disable:
                 return target
             self._compiled = torch.compile(target, backend=backend, options=self.options or None)

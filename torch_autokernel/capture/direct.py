@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ def identity(args: tuple[Any, ...]) -> Any:
             if a.layout is not torch.strided:
                 return None
             parts.append((a.dtype, tuple(a.shape), a.stride(), a.requires_grad, a.device.type))
-        elif type(a) in _SCALARS:
+        elif type(a) in _SCALARS and a == a:  # a NaN is never found again
             parts.append((type(a), a))
         else:
             return None
@@ -63,6 +64,11 @@ def identity(args: tuple[Any, ...]) -> Any:
 def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What plans are looked up by. Sizes must be equal: the Python that was traced may have branched on them."""
     return tuple([a.shape if type(a) in _PLAIN else a if type(a) in _SCALARS else None for a in args])
+
+
+def _sign(value: Any) -> float:
+    """The sign of a float zero, which equality does not tell; 0 for anything else."""
+    return math.copysign(1.0, value) if type(value) is float and value == 0 else 0.0
 
 
 class Plan:
@@ -86,7 +92,7 @@ class Plan:
                  parameters: list[torch.Tensor], outputs: tuple[Any, ...], out_spec: pytree.TreeSpec) -> None:  # fmt: skip
         self.kernel = kernel
         self.expected = len(args)
-        self.scalars = [(i, type(a), a) for i, a in enumerate(args) if not isinstance(a, torch.Tensor)]
+        self.scalars = [(i, type(a), a, _sign(a)) for i, a in enumerate(args) if not isinstance(a, torch.Tensor)]
         tensors = [i for i, a in enumerate(args) if isinstance(a, torch.Tensor)]
         self.args = tensors
         self.indices = [(True, tensors[k]) if k < len(tensors) else (False, k - len(tensors)) for k in order]
@@ -101,8 +107,8 @@ class Plan:
         """The result, or MISS where this plan is not for these arguments."""
         if len(args) != self.expected or torch.get_default_dtype() is not self.default_dtype:
             return MISS
-        for i, kind, value in self.scalars:
-            if type(args[i]) is not kind or args[i] != value:
+        for i, kind, value, sign in self.scalars:
+            if type(args[i]) is not kind or args[i] != value or (sign and math.copysign(1.0, args[i]) != sign):
                 return MISS
         if not self.watched.holds():
             return MISS

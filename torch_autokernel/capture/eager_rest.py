@@ -15,6 +15,7 @@ def compile_eager(gm: fx.GraphModule, example_inputs: Sequence[Any], session: Se
     """AOTAutograd's graphs with kernels in the place of regions. Without a session the graph itself."""
     if session is None:
         return gm.forward
+    import torch._inductor.lowering  # noqa: F401  (max_pool2d's decomposition looks it up and does not import it)
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
     from torch._inductor.decomposition import select_decomp_table

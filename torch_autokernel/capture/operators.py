@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 Loader = Callable[[CacheEntry], Callable[..., tuple[torch.Tensor, ...]]]
 
+MAX_ARGUMENTS = 64  # of an operator; torch supports no more
+
 _LIBRARY = Library("autokernel", "FRAGMENT")
 _OPERATORS: dict[str, Operator] = {}
 _LOCK = threading.Lock()
@@ -46,7 +48,7 @@ def empty_outputs(signature: Signature, values: dict[str, Any], device: torch.de
     out = []
     for spec in signature.output_specs:
         shape = [dims.evaluate(d, values) for d in spec.shape]
-        stride = [dims.evaluate(s, values) if d != 1 else 1 for s, d in zip(spec.stride, spec.shape, strict=True)]
+        stride = [dims.evaluate(s, values) for s in spec.natural_stride()]
         out.append(torch.empty_strided(shape, stride, dtype=getattr(torch, spec.dtype), device=device))
     return out
 
@@ -122,8 +124,14 @@ class Operator:
         return run_reference(self.entry.signature, self._reference, tensors)
 
 
+def callable_as_operator(signature: Signature) -> bool:
+    """Whether the dispatcher can call it: an operator needs a tensor to dispatch on, and not too many. Other kernels serve
+    direct calls only."""
+    return 0 < len(signature.inputs) <= MAX_ARGUMENTS
+
+
 def ensure(entry: CacheEntry, loader: Loader) -> Operator:
-    """The operator of an entry, registered once in the process."""
+    """The operator of an entry that is `callable_as_operator`, registered once in the process."""
     name = entry.op_name
     found = _OPERATORS.get(name)
     if found is not None:

@@ -71,7 +71,9 @@ def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partiti
                 continue
             banned[culprit] = error.message
             return None
-        if len(captured.inputs) + len(captured.outputs) > MAX_TENSORS:
+        if not captured.inputs:
+            out.left.append(Left(names, "it reads no tensor, so its results are constants"))
+        elif len(captured.inputs) + len(captured.outputs) > MAX_TENSORS:
             out.left.append(Left(names, f"more than {MAX_TENSORS} tensors go in and out"))
         elif not captured.outputs:
             continue

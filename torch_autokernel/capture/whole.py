@@ -11,6 +11,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import ops
+from torch_autokernel.capture.ambient import tracing_alone
 from torch_autokernel.capture.signature import Captured, capture_region
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.types import Region
@@ -64,7 +65,7 @@ def trace(
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     try:
         fakes = [mode.from_tensor(t.detach(), static_shapes=True) for t in (*leaves, *named.values())]
-        with torch.no_grad(), mode:
+        with torch.no_grad(), mode, tracing_alone():
             graph = make_fx(torch.func.functionalize(flat), decomposition_table=select_decomp_table())(*fakes)
     except CaptureError:
         raise

@@ -178,6 +178,14 @@ class TensorSpec(Json):
         stride = [dims.evaluate(d, sizes or {}) for d in self.stride]
         return 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
 
+    def natural_stride(self) -> tuple[Dim, ...]:
+        """The strides to allocate: where the spec says "any", those of a tensor that is contiguous from there on."""
+        out = list(self.stride)
+        for d in reversed(range(len(out))):
+            if self.shape[d] == 1 and out[d] == 0:
+                out[d] = dims.mul(self.shape[d + 1] or 1, out[d + 1]) if d + 1 < len(out) else 1
+        return tuple(out)
+
     @staticmethod
     def contiguous(shape: tuple[Dim, ...], dtype: str, device: str = "cpu") -> TensorSpec:
         strides: list[Dim] = []

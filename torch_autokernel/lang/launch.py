@@ -11,7 +11,7 @@ from torch_autokernel import _launcher
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.errors import GuardMiss, ToolchainError
-from torch_autokernel.core.types import Signature, TensorSpec
+from torch_autokernel.core.types import Signature
 
 ABI = _launcher.ABI
 Launcher = _launcher.Launcher
@@ -40,7 +40,8 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
         for s in signature.inputs
     )
     outputs = tuple(
-        (getattr(torch, s.dtype), tuple(map(size, s.shape)), tuple(map(size, _natural(s)))) for s in signature.output_specs
+        (getattr(torch, s.dtype), tuple(map(size, s.shape)), tuple(map(size, s.natural_stride())))
+        for s in signature.output_specs
     )
     try:
         return Launcher(
@@ -64,15 +65,6 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
 
 def _size(dim: Dim, index: dict[str, int]) -> tuple[str, tuple[tuple[int, tuple[int, ...]], ...]]:
     return str(dim), tuple((c, tuple(index[s] for s in key)) for key, c in dims.parse(dim).items())
-
-
-def _natural(spec: TensorSpec) -> list[Dim]:
-    """The strides to allocate: where the spec says "any", those of a tensor that is contiguous from there on."""
-    strides = list(spec.stride)
-    for d in reversed(range(len(strides))):
-        if spec.shape[d] == 1 and strides[d] == 0:
-            strides[d] = dims.mul(spec.shape[d + 1], strides[d + 1]) if d + 1 < len(strides) else 1
-    return strides
 
 
 def _exchange() -> Any:
