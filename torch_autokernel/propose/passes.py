@@ -116,12 +116,14 @@ class RowText(ValueText):
             axis, last = loops[depth], depth == len(loops) - 1
             r = self.range(axis, segment.ranges)
             low, high = size_text(r.low), size_text(r.high)
-            if not last or not plan:
-                self._content_loop(axis, low, high, lambda: inside(depth + 1))
-            elif plan == "whole":
-                self._subtotal(sums, folds, lambda: self._content_loop(axis, low, high, lambda: inside(depth + 1)))
+            body = lambda: inside(depth + 1)
+            how = plan if last else self._outer_runs(loops[: depth + 1], r) if sums else ""
+            if how == "runs":
+                self._in_runs(axis, r, sums, folds, body)
+            elif how == "whole":
+                self._subtotal(sums, folds, lambda: self._content_loop(axis, low, high, body))
             else:
-                self._in_runs(axis, r, sums, folds, lambda: inside(depth + 1))
+                self._content_loop(axis, low, high, body)
 
         inside(0)
 
@@ -129,13 +131,13 @@ class RowText(ValueText):
         """The loop over an axis in groups of runs, with a sum of its own for each run and each group."""
         low, high, length = size_text(r.low), size_text(r.high), size_text(r.size)
         unit = " * L" if axis == self.vector else ""
-        run, group, start = self.fresh("run"), self.fresh("group"), self.fresh("g")
+        run, group, start, at = (self.fresh(name) for name in ("run", "group", "g", "b"))
         self.out(f"const int64_t {run} = run_length({f'cdiv({length}, L)' if unit else length}){unit};")
         self.out(f"const int64_t {group} = {run} * {f'({run} / L)' if unit else run};")
 
         def one_group() -> None:
-            with self.out.block(f"for (int64_t b = {start}; b < least({high}, {start} + {group}); b += {run})"):
-                loop = lambda: self._content_loop(axis, "b", f"least({high}, b + {run})", body)
+            with self.out.block(f"for (int64_t {at} = {start}; {at} < least({high}, {start} + {group}); {at} += {run})"):
+                loop = lambda: self._content_loop(axis, at, f"least({high}, {at} + {run})", body)
                 self._subtotal(sums, folds, loop)
 
         with self.out.block(f"for (int64_t {start} = {low}; {start} < {high}; {start} += {group})"):
@@ -155,6 +157,13 @@ class RowText(ValueText):
         around = [self.sizes[a] for a in loops[:-1]]
         grows = any(isinstance(n, str) for n in around)
         return "whole" if steps > 1 and (total > 2 * RUN or grows) else ""
+
+    def _outer_runs(self, loops: list[str], r: Range) -> str:
+        """The same for the last of these loops, inside which there is another one: long sums over several loops."""
+        if len(loops) == 1:
+            return "runs" if isinstance(r.size, str) or r.size > 2 * RUN else ""
+        sizes = [self.sizes[a] for a in loops]
+        return "whole" if any(isinstance(n, str) for n in sizes) or self.elements(sizes) > 2 * RUN else ""
 
     def _subtotal(self, sums: list[int], folds: dict[int, str], body: Callable[[], None]) -> None:
         totals = {k: folds[k] for k in sums}
