@@ -60,7 +60,7 @@ def compare(
     print(f"largest error against eager {worst:.1e} of the largest value (limit {limit:.0e}): {verdict}")
     if worst > limit:
         raise SystemExit(1)
-    samples = interleave(steps, seconds=options.seconds)
+    samples = interleave(steps, seconds=options.seconds, rounds=200)
     medians = {name: sorted(times)[len(times) // 2] / 1e6 for name, times in samples.items()}
     for name in ("eager", "inductor"):
         middle, low, high = ratio(samples, "autokernel", name)

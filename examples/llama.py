@@ -12,13 +12,13 @@ import torch
 from compare import arguments, compare
 from transformers import LlamaConfig, LlamaForCausalLM
 
-BATCH, LENGTH, VOCABULARY = 4, 128, 4096
+BATCH, LENGTH, VOCABULARY = 8, 128, 2048
 
 
 def decoder(dtype: torch.dtype) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=2, num_attention_heads=8,
-                         num_key_value_heads=4, vocab_size=VOCABULARY, use_cache=False)  # fmt: skip
+    config = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
+                         num_key_value_heads=2, vocab_size=VOCABULARY, use_cache=False)  # fmt: skip
     return LlamaForCausalLM(config).to(dtype)
 
 

@@ -201,3 +201,22 @@ def test_wrong_outputs_of_timed_calls_are_suspect(clock: Clock) -> None:
 ])  # fmt: skip
 def test_relative_error(have: list[float], want: list[float], error: float) -> None:
     assert relative_error(have, want) == pytest.approx(error)
+
+
+def test_a_disturbed_measurement_is_made_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever came out of the first; the calmer of the two counts."""
+    shares = iter([0.6, 0.05, 0.4, 0.5, 0.1])
+    made: list[timing._Measured] = []
+
+    def measure(runners: Any, deadline: float) -> timing._Measured:
+        made.append(timing._Measured(disturbed=next(shares)))
+        return made[-1]
+
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(timing, "measure", measure)
+    assert timing.calm({}, 1e9) is made[1]
+    assert timing.calm({}, 1e9) is made[2] and len(made) == 4
+    assert timing.calm({}, 1e9) is made[4] and len(made) == 5
+    shares = iter([0.9])
+    assert timing.calm({}, clock.monotonic()) is made[5], "there was no time for a second one"

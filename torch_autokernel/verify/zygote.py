@@ -28,7 +28,7 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 # Allocation: outputs come from a heap that has grown, as in a process that has run for a while. glibc's defaults would adapt
 # to that (32 MiB is where it stops), but at a time that differs between the peers.
 SETTINGS = {
-    "GOMP_SPINCOUNT": "1000",
+    "GOMP_SPINCOUNT": "20000",
     "KMP_BLOCKTIME": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
