@@ -323,6 +323,7 @@ def test_nothing_leaks(entry: Entry) -> None:
     spec = TensorSpec.contiguous(("s0",), "float32")
     signature = signature_of(spec, outputs=(spec,), symbols=("s0",))
     x, owner = torch.ones(1000), object()
+    gc.collect()  # what earlier tests left behind must not go in between
     before = [sys.getrefcount(o) for o in (x, owner, GuardMiss, torch.float32, torch.Tensor)]
     for i in range(300):
         run = launch.launcher(entry("copy"), signature, "s0", owner)
