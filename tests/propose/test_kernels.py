@@ -17,6 +17,7 @@ from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.kernel import Kernel, generate
+from torch_autokernel.propose.schedule import FLAGS as PROPOSED
 
 SEED = 20261124
 SIZES = (1, 2, 3, 17)
@@ -130,6 +131,15 @@ def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], tmp_path:
     assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
     planted = subprocess.run([*child[:2], "--planted"], capture_output=True, cwd=Path(__file__).parents[2])
     assert planted.returncode < 0, "the guard page did not hold"
+
+
+def test_products_are_rounded_wherever_they_are_used(tmp_path: Path) -> None:
+    """softmax(x * w) of huge products: the greatest less its own maximum is 0, not the rounding error of a contracted product."""
+    x, w = torch.randn(4, 35) * 1e19, torch.randn(35) * 1e18
+    region = trace(lambda x, w: torch.softmax(x * w, -1), [x, w])[0].region
+    kernel = generate(region.signature, Schedule(lanes=16), region.sizes, 2)
+    library = compile_all({"k": kernel.text}, tmp_path, extra=PROPOSED)
+    torch.testing.assert_close(run(library.k, kernel, region.signature, [x, w])[0], torch.softmax(x * w, -1))
 
 
 def test_headers_are_clean(tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ from torch_autokernel.propose.kernel import generate
 
 log = logging.getLogger(__name__)
 
+# A product that is used twice must be rounded twice: in softmax(x * w), x * w contracted with the subtraction of its own
+# rounded maximum leaves the rounding error instead of 0, which is not small where x * w is huge.
+FLAGS = ("-ffp-contract=off",)
+
 
 class ScheduleProposer:
     """Generates kernels from the region's operations; needs neither network nor compiler."""
@@ -55,7 +59,7 @@ class ScheduleProposer:
                 log.debug("schedule %s is not possible: %s", schedule, reason)
                 continue
             launch = {"workspace": kernel.workspace} if kernel.workspace else {}
-            source = Source("cpp", kernel.text, schedule=schedule.to_json(), launch=launch)
+            source = Source("cpp", kernel.text, flags=FLAGS, schedule=schedule.to_json(), launch=launch)
             yield Candidate(digest, source, self.name)
 
 
