@@ -17,7 +17,7 @@ from torch_autokernel.capture.record import Record, recording
 from torch_autokernel.core import points
 from torch_autokernel.core.config import config
 from torch_autokernel.core.errors import ConfigError, ToolchainError, UsageError
-from torch_autokernel.core.types import Budget, Candidate, Json, Source, Verdict
+from torch_autokernel.core.types import Budget, Json, Verdict
 from torch_autokernel.engine import find_arch
 
 log = logging.getLogger(__name__)
@@ -171,25 +171,13 @@ def warm(target: Any, example_inputs: Sequence[Any], arch: str | None = None, bu
 
 
 def verify(reference: Any, source: str | Path, example_inputs: Sequence[Any], language: str = "cpp", arch: str | None = None,
-           level: str = "full", *, static_sizes: Sequence[int] = ()) -> Verdict:  # fmt: skip
-    """The verdict on a kernel that somebody else wrote for `reference` (a function or module). `source` is the text or a
-    path. Raises CaptureError where the reference is more than one region may hold, ToolchainError without a compiler."""
-    import tempfile
-
+           level: str = "full", *, static_sizes: Sequence[int] = (), seed: int | None = None) -> Verdict:  # fmt: skip
+    """The verdict on a kernel that somebody else wrote for `reference` (a function or module), replayed where a seed is given.
+    `source` is the text or a path. Raises CaptureError where the reference is more than one region may hold, ToolchainError
+    without a compiler."""
     from torch_autokernel.capture.whole import region_of
-    from torch_autokernel.verify.judge import Judge
+    from torch_autokernel.verify.single import judge_text
 
     here = find_arch(arch or config.arch)
-    toolchain = points.languages.get(language)()
-    if reason := toolchain.missing(here):
-        raise ToolchainError(f"nothing can be compiled: {reason}", hint="run `autokernel doctor`")
     text = Path(source).read_text() if isinstance(source, Path) else source
-    region = region_of(reference, example_inputs, static_sizes)
-    candidate = Candidate(region.signature.digest, Source(language, text), "user")
-    with tempfile.TemporaryDirectory(prefix="autokernel-") as folder:
-        (artifact,) = toolchain.compile([candidate], region.signature, here, Path(folder))
-        judge = Judge(here, level=level)
-        try:
-            return judge.judge(region, artifact)
-        finally:
-            judge.close()
+    return judge_text(region_of(reference, example_inputs, static_sizes), text, language, here, level, seed)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch_autokernel.app.problems import load_one
 from torch_autokernel.app.progress import Progress
 from torch_autokernel.app.report import Report, duration
+from torch_autokernel.capture.api import verify
 from torch_autokernel.core import points
-from torch_autokernel.core.config import config
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Finding, Status, Verdict
-from torch_autokernel.engine import find_arch
 from torch_autokernel.verify.cases import LEVELS
 
 EXAMPLE = "autokernel verify benchmarks/problems/softmax.py my_softmax.cpp"
@@ -50,18 +49,6 @@ def run(args: argparse.Namespace, progress: Progress) -> Report:
             "seconds": seconds, "verdict": verdict.to_json(), "replay": replay}  # fmt: skip
     text = told(verdict, f"{path.name} for {problem.name}", seconds)
     return Report(verdict.accepted, data, f"{text}\n  again: {replay}")
-
-
-def verify(
-    reference: Any, source: Path, inputs: Sequence[Any], language: str, arch: str | None, level: str, *,
-    static_sizes: Sequence[int] = (), seed: int | None = None,
-) -> Verdict:  # fmt: skip
-    """The verdict on the source file for the reference, replayed where a seed is given."""
-    from torch_autokernel.capture.whole import region_of
-    from torch_autokernel.verify.single import judge_text
-
-    here = find_arch(arch or config.arch)
-    return judge_text(region_of(reference, inputs, static_sizes), source.read_text(), language, here, level, seed)
 
 
 def _language(path: Path) -> str:
