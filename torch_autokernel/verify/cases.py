@@ -52,12 +52,12 @@ def plan(region: Region, level: str, seed: int) -> list[Case]:
 
 
 def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
-    """A small case again with one input redrawn at a time, the others held: several weights for the same activations."""
+    """The case of odd sizes again with one input redrawn at a time, the others held: several weights for the same
+    activations. No size is 1 there, so that a mark cannot hide a whole input."""
     count = len(region.signature.inputs)
     if count < 2:
         return []
-    ordinary = [c for c in cases[1:] if c.distribution == "normal" and largest(region.signature, c.sizes) > 16]
-    base = min(ordinary or cases[:1], key=lambda c: work(region.signature, c.sizes))
+    base = next((c for c in cases if c.origin == "odd"), cases[0])
     return [dataclasses.replace(base, origin="one input redrawn", note=f"input {i} redrawn") for i in range(min(count, 6))]
 
 

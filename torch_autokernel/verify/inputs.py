@@ -6,7 +6,7 @@ note is `input 2 redrawn` has the inputs of the case without it but for that one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -50,7 +50,7 @@ def _values(
     if dtype == "bool":
         return torch.rand(shape, generator=generator) < 0.5
     if not kind.is_floating_point:
-        return _integers(shape, kind, case.sizes, span, generator, tame)
+        return _integers(shape, kind, case, span, generator, tame)
     name = case.distribution.removesuffix("+")
     base = _DISTRIBUTIONS["normal" if name in SPECIAL else name](shape, generator)
     if kind == torch.float16:
@@ -62,9 +62,9 @@ def _values(
 
 
 def _integers(
-    shape: tuple[int, ...], kind: torch.dtype, sizes: Mapping[str, int], span: Range | None, generator: torch.Generator,
-    tame: bool,
-) -> torch.Tensor:  # fmt: skip
+    shape: tuple[int, ...], kind: torch.dtype, case: Case, span: Range | None, generator: torch.Generator, tame: bool
+) -> torch.Tensor:
+    sizes = case.sizes
     if tame:
         return torch.zeros(shape, dtype=kind)
     most = min(max([2, *sizes.values()]), torch.iinfo(kind).max)
@@ -75,7 +75,8 @@ def _integers(
     if least:
         values = torch.where(torch.rand(shape, generator=generator) < 0.125, values - most, values)
     for mark in sorted(span.marks) if span is not None else ():
-        share = 1.0 if int(torch.randint(0, 5, (), generator=generator)) == 0 else 0.125  # all of them are marked now and then
+        every = int(torch.randint(0, 5, (), generator=generator)) == 0 and case.distribution != "normal"
+        share = 1.0 if every else 0.125  # all of them are marked now and then, which leaves nothing to see
         values = torch.where(torch.rand(shape, generator=generator) < share, mark, values)
     return values.to(kind)
 

@@ -53,7 +53,7 @@ def _varies(rows: torch.Tensor) -> bool:
 
 def _without_influence(cases: list[Prepared], inputs: int) -> Iterator[str]:
     for i in range(inputs):
-        pairs = [(p, base) for p in cases if redrawn(p.case) == i for base in cases if _same_but(p, base)]
+        pairs = [(p, base) for p in cases if redrawn(p.case) == i for base in cases if _same_but(p, base, i)]
         if pairs and not any(
             not torch.equal(a.exact.nan_to_num(), b.exact.nan_to_num())
             for p, base in pairs
@@ -62,5 +62,7 @@ def _without_influence(cases: list[Prepared], inputs: int) -> Iterator[str]:
             yield f"input {i} has no influence on any output"
 
 
-def _same_but(p: Prepared, base: Prepared) -> bool:
-    return base.case.seed == p.case.seed and base.case.sizes == p.case.sizes and redrawn(base.case) < 0
+def _same_but(p: Prepared, base: Prepared, i: int) -> bool:
+    """Whether only input i differs, and does: a redraw may draw the same again."""
+    same_case = base.case.seed == p.case.seed and base.case.sizes == p.case.sizes and redrawn(base.case) < 0
+    return same_case and not torch.equal(p.inputs[i].nan_to_num(), base.inputs[i].nan_to_num())
