@@ -61,6 +61,11 @@ class Engine:
         return self._abi
 
     @property
+    def timed(self) -> bool:
+        """Whether kernels are kept for their speed (those of the null architecture are kept for being right)."""
+        return self.arch.key != "null"
+
+    @property
     def obstacle(self) -> str:
         """Why no kernel can be made or kept here; empty where nothing stands in the way."""
         if reason := self.language.missing(self.arch):

@@ -20,6 +20,7 @@ from torch_autokernel.core.types import (
     CacheKey,
     Candidate,
     Finding,
+    Refusal,
     Region,
     Signature,
     Source,
@@ -29,6 +30,7 @@ from torch_autokernel.core.types import (
     digest,
 )
 from torch_autokernel.engine import Decision
+from torch_autokernel.store import Lookup
 
 
 def entry_of(region: Region, salt: str = "") -> CacheEntry:
@@ -55,6 +57,13 @@ def _check(signature: Signature, tensors: Sequence[torch.Tensor]) -> None:
 class FakeStore:
     def __init__(self) -> None:
         self.entries: dict[str, CacheEntry] = {}
+        self.refused: list[Refusal] = []
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refused.append(refusal)
+
+    def lookup(self, key: CacheKey) -> Lookup:
+        return Lookup(refusals=tuple(r for r in self.refused if r.key == key))
 
     def manifest_digest(self, arch: str, abi: str) -> str:
         return digest(sorted(e.op_name for e in self.entries.values()))
@@ -64,6 +73,7 @@ class ReferenceEngine:
     """Stands where `Engine` stands. `calls` lists the signatures whose kernels ran; `wanted` may refuse regions."""
 
     arch = Arch("test")
+    timed = False
     abi = "test"
     obstacle = ""
 

@@ -11,8 +11,11 @@ import copy
 import dataclasses
 import functools
 import logging
+import statistics
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,19 +23,22 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from torch_autokernel.capture import operators
+from torch_autokernel.capture import operators, rehearsal
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.background import Search, Swapping
 from torch_autokernel.capture.eager_rest import compile_eager
 from torch_autokernel.capture.partition import Left, Partition, partition
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.swap import swap
+from torch_autokernel.core import events
 from torch_autokernel.core.config import FIELDS, Config, config
 from torch_autokernel.core.errors import AutoKernelError, ConfigError, ToolchainError
 from torch_autokernel.core.types import digest
 from torch_autokernel.engine import Decision, Engine, conditions, identity
 
 log = logging.getLogger(__name__)
+
+Compiled = Callable[[], Callable[[list[Any]], Any]]  # compiles a graph
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 _POST_GRAD = "post_grad_custom_pre_pass"
@@ -62,8 +68,10 @@ def _pass_class() -> type:
 class Session:
     """One compilation: an engine, a configuration and what was decided."""
 
-    def __init__(self, options: Config) -> None:
+    def __init__(self, options: Config, rehearses: bool = False) -> None:
         self.config = options
+        self.rehearses = rehearses or options.on_miss == "generate"
+        self.left_out: rehearsal.Kernels = frozenset()  # of the graph at hand: kernels that lose within it
         self.engine = Engine.current(options)
         self.fresh = False  # whether AOTAutograd must not save: its key is older than new kernels, or a search is still due
         self.searches: list[Search] = []
@@ -74,7 +82,7 @@ class Session:
         """Digest of the set of kernels, the architecture and the policy; enters torch's cache keys."""
         engine = self.engine
         kernels = engine.store.manifest_digest(engine.arch.key, engine.abi)
-        policy = [self.config.on_miss, self.config.rest, conditions(self.config)]
+        policy = [self.config.on_miss, self.config.rest, conditions(self.config), sorted(self.left_out)]
         return digest([kernels, engine.arch.key, engine.abi, policy])
 
     def register_all(self) -> None:
@@ -91,9 +99,11 @@ class Session:
         decided = [(late | self.prepared)[identity(c.region)] for c in found.regions]
         return [dataclasses.replace(d, region=c.region) for d, c in zip(decided, found.regions, strict=True)]
 
-    def prepare(self, graph: fx.Graph) -> None:
+    def prepare(self, graph: fx.Graph, compiled: Compiled | None = None) -> None:
         """Resolve the graph's regions, searching for what is missing, before anything is keyed by the set of kernels. What is
-        decided is noted here: on a warm Inductor cache the pass never runs."""
+        decided is noted here: on a warm Inductor cache the pass never runs. `compiled` gives the graph as Inductor compiles it
+        now; with it, the graph is rehearsed."""
+        self.left_out = frozenset()
         phase = phase_of(graph)
         found = partition(graph, phase)
         with ordinary_torch():
@@ -108,14 +118,69 @@ class Session:
         if missing and self.config.on_miss == "background":
             self.searches.append(Search(missing, self.config, self.engine.work_folder()))
         self.register_all()
+        if compiled is not None:
+            decisions = self._rehearsed(graph, decisions, compiled)
+            self.prepared.update((identity(d.region), d) for d in decisions)
         entries = [d.entry for d in decisions if d.entry is not None]
         loaded = [operators.ensure(e, self.engine.load).load() is None for e in entries]
         note(Record(phase, tuple(decisions), tuple(found.left), sum(loaded)))
 
-    def prepare_safely(self, graph: fx.Graph) -> None:
+    def _rehearsed(self, graph: fx.Graph, decisions: list[Decision], compiled: Compiled) -> list[Decision]:
+        """The decisions, without the kernels under which this graph is slower."""
+        kernels = rehearsal.kernels_of(decisions)
+        taken = {name for d in decisions for name in d.region.nodes}
+        regions = sum(d.entry is not None for d in decisions)
+        if not kernels or not self.engine.timed or (regions == 1 and rehearsal.stands_alone(graph, taken)):
+            return decisions
+        key = rehearsal.key_of(graph, self.engine)
+        outcome = rehearsal.recall(key, kernels, self.engine)
+        if outcome is None and self.rehearses and not rehearsal.has_effects(graph):
+            outcome = self._rehearse(graph, decisions, compiled)
+            if outcome is not None:
+                self.fresh = True
+                try:
+                    rehearsal.remember(key, kernels, outcome, self.engine)
+                except AutoKernelError as error:
+                    log.warning("what a rehearsal found is not kept: %s", error)
+        if outcome is None:
+            return decisions
+        self.left_out = frozenset(kernels) - outcome.kept
+        lost = f"its kernel is left out of this graph: {outcome.reason}"
+        return [
+            dataclasses.replace(d, outcome="refused", reason=lost, entry=None)
+            if d.entry is not None and d.region.signature.digest in self.left_out else d
+            for d in decisions
+        ]  # fmt: skip
+
+    def _rehearse(self, graph: fx.Graph, decisions: list[Decision], compiled: Compiled) -> rehearsal.Outcome | None:
+        """None where it cannot be done; the regions' own timings then decide."""
+        groups = sorted(rehearsal.kernels_of(decisions), key=lambda s: -_gain(s, decisions))
+        everything = frozenset(groups)
+
+        def with_kernels(kernels: rehearsal.Kernels) -> Callable[[list[Any]], Any]:
+            self.left_out = everything - kernels
+            return compiled()
+
+        try:
+            with ordinary_torch():
+                inputs = rehearsal.inputs_like(graph)
+            if inputs is None:
+                log.info("the graph is not rehearsed: its inputs cannot be made here, or are too large")
+                return None
+            start = time.monotonic()
+            outcome = rehearsal.choose(groups, rehearsal.measurer(with_kernels, inputs))
+            events.emit("graph.rehearsed", reason=outcome.reason, seconds=time.monotonic() - start)
+            return outcome
+        except Exception:  # the capture boundary: whatever Inductor raises here it raises again where it counts
+            log.warning("the graph could not be rehearsed", exc_info=True)
+            return None
+        finally:
+            self.left_out = frozenset()
+
+    def prepare_safely(self, graph: fx.Graph, compiled: Compiled | None = None) -> None:
         """`prepare`, which never raises unless `strict`."""
         try:
-            self.prepare(graph)
+            self.prepare(graph, compiled)
         except Exception as error:  # the capture boundary, as in `replace`
             self.fresh = True
             if self.config.strict:
@@ -133,7 +198,7 @@ class Session:
             decisions = self.decide(found)
             chosen = []
             for captured, decision in zip(found.regions, decisions, strict=True):
-                if decision.entry is not None:
+                if decision.entry is not None and captured.region.signature.digest not in self.left_out:
                     operator = operators.ensure(decision.entry, self.engine.load)
                     if (problem := operator.load()) is None:
                         chosen.append((captured, operator.overload))
@@ -144,6 +209,12 @@ class Session:
             if self.config.strict:
                 raise
             self._failed(error)
+
+
+def _gain(signature: str, decisions: Sequence[Decision]) -> float:
+    """Nanoseconds a run that the kernel of a signature saves, by its regions' own timings."""
+    timings = [d.entry.verdict.timing for d in decisions if d.entry is not None and d.region.signature.digest == signature]
+    return sum(statistics.median(t.baseline_ns) - statistics.median(t.samples_ns) for t in timings if t is not None)
 
 
 def phase_of(graph: fx.Graph) -> str:
@@ -235,7 +306,7 @@ def _compile_and_swap_later(gm: fx.GraphModule, example_inputs: Sequence[Any], s
     compiled = _compile_inductor(gm, example_inputs, session, patches)
     if not session.searches or spare is None:
         return compiled
-    later = Session(dataclasses.replace(session.config, on_miss="fallback"))
+    later = Session(dataclasses.replace(session.config, on_miss="fallback"), rehearses=True)
     return Swapping(compiled, lambda: _compile_inductor(spare, example_inputs, later, patches), session.searches)
 
 
@@ -266,7 +337,13 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
     chain = [*(earlier if isinstance(earlier, (list, tuple)) else [earlier] if earlier else []), ours]
 
     def inner(graph_module: fx.GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Any:
-        session.prepare_safely(graph_module.graph)
+        def compiled_now() -> Callable[[list[Any]], Any]:
+            with _spare_strides():
+                made: Any = compile_fx_inner(copy.deepcopy(graph_module), inputs, **kwargs)
+            call: Callable[[list[Any]], Any] = getattr(made, "current_callable", None) or made
+            return call
+
+        session.prepare_safely(graph_module.graph, compiled_now)
         compiled = compile_fx_inner(graph_module, inputs, **kwargs)
         if session.fresh and getattr(compiled, "_fx_graph_cache_key", None):
             compiled._fx_graph_cache_key = None
@@ -277,6 +354,21 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
         gm, example_inputs, inner_compile=inner, config_patches={**patches, _POST_GRAD: passes}
     )  # type: ignore[assignment]
     return result
+
+
+@contextmanager
+def _spare_strides() -> Iterator[None]:
+    """A compilation that is not the last one: Inductor reports its outputs' strides to the surrounding trace once only."""
+    context = torch._guards.TracingContext.try_get()
+    kept = context.output_strides if context is not None else None
+    if context is None or kept is None:
+        yield
+        return
+    context.output_strides = []
+    try:
+        yield
+    finally:
+        context.output_strides = kept
 
 
 def reset() -> None:

@@ -259,7 +259,6 @@ class Region(Json):
     nodes: tuple[str, ...] = ()
     phase: str = "inference"
     edge_bytes: int = 0
-    neighbourhood: str | None = None
 
     @property
     def direct(self) -> bool:
@@ -522,13 +521,15 @@ class CacheEntry(Json):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Json):
-    """A search that found nothing: kept, so that it is not repeated until one of `conditions` changes."""
+    """A search that found nothing: kept, so that it is not repeated until one of `conditions` changes. One of a whole graph
+    (its key's signature is then the graph's digest) names the `signatures` whose kernels lose within it; there may be none."""
 
     key: CacheKey
     reason: str
     conditions: str
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     created: float = 0.0
+    signatures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def covers(ranges: Mapping[str, tuple[int, int]], sizes: Mapping[str, int] | Non
 
 def refusal_name(refusal: Refusal) -> str:
     """One file for each (key, conditions, ranges): a later refusal of the same replaces the earlier."""
-    same = replace(refusal, reason="", created=0.0)
+    same = replace(refusal, reason="", created=0.0, signatures=())
     return f"refusal-{digest(same.to_json())[:16]}.json"
 
 

@@ -1,0 +1,211 @@
+"""A graph is run with and without its kernels before any of them is swapped in for good.
+
+A kernel that beats Inductor on its region alone can lose within a graph: an operator is a fusion barrier, and what Inductor
+would have read once for the region and its neighbours is then read twice. So both graphs are compiled and timed,
+interleaved, on inputs of the graph's shapes; kernels under which the graph is slower are left out. What was found is kept in
+the store, so a graph is rehearsed once for each set of kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from torch_autokernel.capture import ops
+from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.sizes import hint
+from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.types import CacheKey, Refusal, digest
+from torch_autokernel.engine import Decision, Engine
+from torch_autokernel.verify.statistics import Ratio, interleave, paired_ratio
+
+log = logging.getLogger(__name__)
+
+GRAPH = "+graph"  # an ABI's ending: the refusal is about a whole graph
+VERSION = "1"
+ROUNDS = 60
+SECONDS = 4.0  # of one interleaved run
+MOST_GROUPS = 6  # kernels tried one by one where all together lose
+MEMORY_SHARE = 0.25  # of what is available, that the inputs may take
+
+Kernels = frozenset[str]  # signatures' digests
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which kernels stay, and why in one sentence."""
+
+    kept: Kernels
+    reason: str
+
+
+# ---------------------------------------------------------------------- what is kept of it
+def key_of(graph: fx.Graph, engine: Engine) -> CacheKey:
+    """By what the graph computes, on what sizes, with how many threads."""
+    number = {node: i for i, node in enumerate(graph.nodes)}
+    told = [
+        [node.op, ops.name_of(node.target) if node.op == "call_function" else "",
+         str(fx.node.map_arg((node.args, node.kwargs), lambda n: f"#{number[n]}")), _layout(node.meta.get("val"))]
+        for node in graph.nodes
+    ]  # fmt: skip
+    return CacheKey(digest([told, torch.get_num_threads()]), engine.arch.key, engine.abi + GRAPH)
+
+
+def _layout(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {[_size(s) for s in value.shape]} {[_size(s) for s in value.stride()]}"
+    return str(_size(value)) if isinstance(value, (int, torch.SymInt)) else ""
+
+
+def _size(size: Any) -> int:
+    try:
+        return hint(size)
+    except CaptureError:
+        return -1
+
+
+def kernels_of(decisions: Sequence[Decision]) -> dict[str, str]:
+    """Signature and candidate of every kernel that was found."""
+    return {d.region.signature.digest: d.entry.candidate.id for d in decisions if d.entry is not None}
+
+
+def _conditions(kernels: Mapping[str, str]) -> str:
+    return f"{VERSION} {digest(sorted(kernels.items()))}"
+
+
+def recall(key: CacheKey, kernels: Mapping[str, str], engine: Engine) -> Outcome | None:
+    """What an earlier rehearsal of the same graph with the same kernels said."""
+    for found in engine.store.lookup(key).refusals:
+        if found.conditions == _conditions(kernels):
+            return Outcome(frozenset(kernels) - frozenset(found.signatures), found.reason)
+    return None
+
+
+def remember(key: CacheKey, kernels: Mapping[str, str], outcome: Outcome, engine: Engine) -> None:
+    """Keep the outcome; raises StoreError where the disk refuses."""
+    lost = tuple(sorted(frozenset(kernels) - outcome.kept))
+    engine.store.refuse(Refusal(key, outcome.reason, _conditions(kernels), {}, time.time(), lost))
+
+
+# ---------------------------------------------------------------------- whether there is anything to find out
+def stands_alone(graph: fx.Graph, taken: Collection[str]) -> bool:
+    """Whether nothing but the one region computes, so that its own timing was the graph's. `taken`: its nodes' names."""
+    others = (n for n in graph.nodes if n.op == "call_function" and n.name not in taken)
+    return all(ops.kind(ops.name_of(n.target)) in ("view", "source", ops.GETITEM) for n in others)
+
+
+def has_effects(graph: fx.Graph) -> bool:
+    """Whether running the graph on made-up inputs may do more than compute: only torch's own operations are known not to."""
+    return any(
+        n.op not in ("placeholder", "output", "get_attr", "call_function")
+        or (n.op == "call_function" and not _harmless(n.target))
+        for n in graph.nodes
+    )
+
+
+def _harmless(target: Any) -> bool:
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace in ("aten", "prims", "mkldnn", "quantized", "quantized_decomposed", "inductor")
+    return not isinstance(target, torch._ops.OperatorBase)
+
+
+# ---------------------------------------------------------------------- inputs
+def inputs_like(graph: fx.Graph) -> list[Any] | None:
+    """Tensors of the placeholders' sizes and strides: small random numbers, integers 0, which is a valid index anywhere. None
+    where they cannot be made or would take too much memory."""
+    values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
+    if not all(isinstance(v, (torch.Tensor, int, torch.SymInt, float, bool)) for v in values):
+        return None
+    tensors = [v for v in values if isinstance(v, torch.Tensor)]
+    if any(t.device.type != "cpu" or t.layout is not torch.strided for t in tensors):
+        return None
+    if sum(_bytes(t) for t in tensors) > MEMORY_SHARE * _available_bytes():
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return [_made(v, generator) for v in values]
+
+
+def _bytes(t: torch.Tensor) -> int:
+    return int(t.element_size() * _extent([hint(s) for s in t.shape], [hint(s) for s in t.stride()]))
+
+
+def _extent(shape: Sequence[int], stride: Sequence[int]) -> int:
+    return 0 if 0 in shape else 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+
+
+def _available_bytes() -> float:
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":", 1) for line in file)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return math.inf
+
+
+def _made(like: Any, generator: torch.Generator) -> Any:
+    if not isinstance(like, torch.Tensor):
+        return hint(like) if isinstance(like, torch.SymInt) else like
+    shape, stride = [hint(s) for s in like.shape], [hint(s) for s in like.stride()]
+    storage = torch.zeros(_extent(shape, stride), dtype=like.dtype)
+    if like.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        scale = 2 / math.sqrt(max(4, shape[-1])) if len(shape) > 1 else 1.0
+        storage.copy_(torch.randn(storage.shape, generator=generator) * scale)
+    return storage.as_strided(shape, stride)
+
+
+# ---------------------------------------------------------------------- the choice
+Measure = Callable[[Sequence[Kernels]], list[Ratio]]
+
+
+def choose(groups: Sequence[str], measure: Measure) -> Outcome:
+    """The kernels with which the graph is not slower than without. `measure` gives, for sets of kernels, how many times faster
+    the graph is with them. All together first; where that loses, each alone, then the winners together."""
+    everything = frozenset(groups)
+    (whole,) = measure([everything])
+    if whole.median >= 1:
+        return Outcome(everything, f"the graph with all {len(everything)} kernels runs at {_text(whole)} of the graph without")
+    lost = f"the graph with all {len(everything)} kernels runs at {_text(whole)} of the graph without"
+    if len(groups) < 2:
+        return Outcome(frozenset(), lost)
+    singles = [frozenset({g}) for g in groups[:MOST_GROUPS]]
+    alone = dict(zip(singles, measure(singles), strict=True))
+    winners = sorted((s for s in singles if alone[s].median >= 1), key=lambda s: -alone[s].median)
+    if not winners:
+        return Outcome(frozenset(), lost)
+    if len(winners) > 1:
+        together = frozenset().union(*winners)
+        if together != everything and (found := measure([together])[0]).median >= max(1.0, alone[winners[0]].median):
+            return Outcome(together, f"{lost}; with {len(together)} of them at {_text(found)}")
+    return Outcome(winners[0], f"{lost}; with the best one alone at {_text(alone[winners[0]])}")
+
+
+def _text(found: Ratio) -> str:
+    return f"{found.median:.3f}x ({found.low:.3f} to {found.high:.3f})"
+
+
+def measurer(compiled: Callable[[Kernels], Callable[[list[Any]], Any]], inputs: list[Any]) -> Measure:
+    """Measures by compiling the graph under each set and running all of them, and the graph without kernels, in turns."""
+    runs: dict[Kernels, Run] = {}
+
+    def run_of(kernels: Kernels) -> Run:
+        if kernels not in runs:
+            call = compiled(kernels)
+            runs[kernels] = lambda: call(list(inputs))
+        return runs[kernels]
+
+    def measure(sets: Sequence[Kernels]) -> list[Ratio]:
+        none: Kernels = frozenset()
+        contenders = {",".join(sorted(s)): run_of(s) for s in (none, *sets)}
+        with ordinary_torch(), torch.random.fork_rng(devices=[]):
+            samples = interleave(contenders, SECONDS * len(contenders) / 2, ROUNDS)
+        return [paired_ratio(samples[",".join(sorted(s))], samples[""]) for s in sets]
+
+    return measure
