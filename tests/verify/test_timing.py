@@ -190,6 +190,32 @@ def test_wrong_outputs_of_timed_calls_are_suspect(clock: Clock) -> None:
     assert timing._glance(ours, "k0", theirs, 1) is None  # type: ignore[arg-type]
 
 
+def test_between_rounds_contents_change_and_outputs_are_looked_at(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Told(FakePeer):
+        def ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+            asked.append((min(self.ns), message))
+            return super().ask(message, timeout)
+
+    ours, theirs = Told(clock, {"k0": 1e5}), Told(clock, {"eager": 2e5})
+    ours.values["k0"] = theirs.values["eager"] = [[1.0]]
+    audit = timing._Audit(ours, ["k0"], theirs, 3)  # type: ignore[arg-type]
+    measured = measure({"k0": ours, "eager": theirs}, clock.monotonic() + 1e6, audit.between)  # type: ignore[dict-item]
+    assert isinstance(measured, timing._Measured)
+    fresh = [(who, m["set"], m["seed"]) for who, m in asked if m["do"] == "refresh"]
+    rounds = len(measured.samples["k0"])
+    assert [f[1:] for f in fresh if f[0] == "k0"] == [f[1:] for f in fresh if f[0] == "eager"] and len(fresh) == 2 * (rounds - 1)
+    assert {f[1] for f in fresh} <= {0, 1, 2} and len({f[2] for f in fresh}) == rounds - 1
+    assert not audit.wrong
+    ours.values["k0"] = [[9.0]]
+    monkeypatch.setattr(timing, "GLANCES", 1.0)
+    audit.between()
+    ours.values["k0"] = [[1.0]]
+    audit.all()
+    assert isinstance(audit.wrong["k0"], Suspect), "once wrong, wrong"
+
+
 @pytest.mark.parametrize(("have", "want", "error"), [
     ([], [], 0.0),
     ([0.0, 0.0], [0.0, 0.0], 0.0),
@@ -208,7 +234,7 @@ def test_a_disturbed_measurement_is_made_once_more(monkeypatch: pytest.MonkeyPat
     shares = iter([0.6, 0.05, 0.4, 0.5, 0.1])
     made: list[timing._Measured] = []
 
-    def measure(runners: Any, deadline: float) -> timing._Measured:
+    def measure(runners: Any, deadline: float, between: Any) -> timing._Measured:
         made.append(timing._Measured(disturbed=next(shares)))
         return made[-1]
 

@@ -396,7 +396,7 @@ class Finding(Json):
 class Timing(Json):
     """Candidate against the named best baseline; nanoseconds a call, one sample a round, paired by position.
     `speedup` is the median of the paired ratios, `low` and `high` the ends of its 95% interval. `others` holds the
-    median nanoseconds of every contender."""
+    median nanoseconds of every contender, with warm and with cold caches."""
 
     samples_ns: tuple[float, ...]
     baseline_ns: tuple[float, ...]

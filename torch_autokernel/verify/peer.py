@@ -118,6 +118,7 @@ class Server:
         self.contenders: dict[str, tuple[baselines.Contender, itertools.cycle[Any]]] = {}
         self.ballast = torch.zeros(1 << 17)
         self.last: dict[str, tuple[int, Any]] = {}
+        self.sets: list[baselines.Tensors] = []
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         action: Callable[[dict[str, Any]], dict[str, Any]] = getattr(self, "do_" + message["do"])
@@ -129,8 +130,9 @@ class Server:
     def do_wake(self, message: dict[str, Any]) -> dict[str, Any]:
         """Keep all threads at work for a while."""
         until = time.perf_counter_ns() + message["ns"]
+        small = self.ballast[: 1 << 17]
         while time.perf_counter_ns() < until:
-            self.ballast.add_(1.0)
+            small.add_(1.0)
         return {}
 
     def do_baselines(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +165,8 @@ class Server:
 
     def do_run(self, message: dict[str, Any]) -> dict[str, Any]:
         call, inputs = self.contenders[message["name"]]
+        if message.get("cold"):
+            self._fill_caches(message["cold"])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         start = time.perf_counter_ns()
         for _ in range(message["calls"]):
@@ -175,13 +179,25 @@ class Server:
     def do_glance(self, message: dict[str, Any]) -> dict[str, Any]:
         """Some elements of the outputs of the last timed call, and which set of inputs they came from."""
         number, out = self.last[message["name"]]
-        if "set" in message:  # the same, for a named set of inputs
+        if "set" in message:  # the same, for a named set of inputs as it is now
             call, inputs = self.contenders[message["name"]]
-            while number != message["set"]:
-                number, tensors = next(inputs)
-                out = call(tensors)
+            number, tensors = next((n, t) for n, t in inputs if n == message["set"])
+            out = call(tensors)
         outputs = out if isinstance(out, (tuple, list)) else (out,)
         return {"set": number, "values": [_some(o, message["seed"] + i) for i, o in enumerate(outputs)]}
+
+    def do_refresh(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Other contents for one set of inputs: rows change places, by amounts that follow from the seed."""
+        chance = random.Random(message["seed"])
+        for tensor in self.sets[message["set"]]:
+            _rotate(tensor, chance)
+        return {}
+
+    def _fill_caches(self, count: int) -> None:
+        """Write so many bytes of something else."""
+        if self.ballast.nbytes < count:
+            self.ballast = torch.zeros(count // self.ballast.itemsize)
+        self.ballast.add_(1.0)
 
     def _add(self, name: str, call: baselines.Contender, inputs: list[baselines.Tensors]) -> None:
         with torch.no_grad():
@@ -189,7 +205,17 @@ class Server:
         self.contenders[name] = (call, itertools.cycle(list(enumerate(inputs))))
 
     def _draw(self, region: Region, message: dict[str, Any]) -> list[baselines.Tensors]:
-        return baselines.draw(region, message["seed"], message["sets"], message["distribution"])
+        self.sets = baselines.draw(region, message["seed"], message["sets"], message["distribution"])
+        return self.sets
+
+
+def _rotate(tensor: torch.Tensor, chance: random.Random) -> None:
+    """Roll the elements along the first dimension that has several; what several indices share moves once."""
+    base = tensor[tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())]
+    for axis, length in enumerate(base.shape):
+        if length > 1:
+            base.copy_(base.roll(chance.randrange(1, length), axis))
+            return
 
 
 def _some(output: torch.Tensor, seed: int) -> list[float]:

@@ -3,8 +3,9 @@
 Every contender is called as a compiled graph would call it: inputs given, outputs allocated by everybody, the kernel through
 an operator behind torch's dispatcher. Candidates and baselines live in two processes with the same settings; one waits while
 the other runs. The clock is here, outside of both; the peers' own clocks must agree with it. Sets of input buffers take
-turns. Where Inductor could have fused across the region's edge, the kernel has to make up for what that saves: against
-Inductor, its time counts plus that of one write and one read of the tensors there.
+turns; between rounds their contents change, and outputs of timed calls are looked at. Where Inductor could have fused across
+the region's edge, the kernel has to make up for what that saves: against Inductor, its time counts plus that of one write
+and one read of the tensors there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,9 @@ CLEAR = 4.0  # so many half-widths away from 1, too
 FEWEST_ROUNDS = 8  # with fewer there is no timing, only a reason
 SITS_OUT = 1.6  # a baseline this much slower than the best in calibration is not measured further
 CLOCK_TOLERANCE = 0.15  # relative disagreement of inner and outer clock
+COLD_ROUNDS = 7
+MOST_BALLAST = 96 << 20  # bytes that are written to empty the caches
+GLANCES = 0.1  # share of the rounds after which a candidate's outputs are looked at; besides, after the last one
 GLANCE_TOLERANCE = 0.1  # error of timed outputs relative to the baseline's root mean square; the judge does the fine work
 SET_BYTES = 192 << 20  # all input sets together aim to stay below this
 
@@ -74,6 +78,7 @@ class _Measured:
     inner: dict[str, list[float]] = field(default_factory=dict)
     medians: dict[str, float] = field(default_factory=dict)  # of all, those included that sat out
     disturbed: float = 0.0  # share of the samples
+    cold: dict[str, float] = field(default_factory=dict)  # median by the peers' clocks, nothing in the caches
 
 
 class Stopwatch:
@@ -166,9 +171,12 @@ class Stopwatch:
             if not runners:
                 return [problems[n] for n in names]
             runners |= dict.fromkeys(base.reply["names"], base.peer)
-            measured = calm(runners, deadline)
-            glances = {n: _glance(peer, n, base.peer, base.seed) for n in names if n in runners}
-            return [problems.get(n) or glances[n] or self._timing(region, n, measured, base) for n in names]
+            audit = _Audit(peer, [n for n in names if n in runners], base.peer, base.sets)
+            measured = calm(runners, deadline, audit.between)
+            if isinstance(measured, _Measured):
+                measured.cold = _cold(runners, list(measured.samples), self.arch, deadline)
+            audit.all()
+            return [problems.get(n) or audit.wrong.get(n) or self._timing(region, n, measured, base) for n in names]
         finally:
             peer.close()
             for other in others:
@@ -201,18 +209,51 @@ class Stopwatch:
 
 
 # ---------------------------------------------------------------------- measuring
-def calm(runners: Mapping[str, Peer], deadline: float) -> _Measured | str:
+class _Audit:
+    """What happens between rounds, untimed: one set of inputs gets other contents, on both sides the same, and now and then the
+    outputs of a timed call are looked at. `wrong` holds what was found, by candidate."""
+
+    def __init__(self, peer: Peer, names: Sequence[str], base: Peer, sets: int) -> None:
+        self.peer, self.names, self.base, self.sets = peer, names, base, sets
+        self.wrong: dict[str, str] = {}
+        self._random = random.Random(os.urandom(8))
+
+    def between(self) -> None:
+        for name in self.names:
+            if self._random.random() < GLANCES:
+                self._look(name)
+        fresh = {"do": "refresh", "set": self._random.randrange(self.sets), "seed": self._random.getrandbits(48)}
+        for peer in (self.peer, self.base):
+            peer.ask(fresh, 60.0)
+
+    def all(self) -> None:
+        """Look at every candidate's last timed call."""
+        for name in self.names:
+            self._look(name)
+
+    def _look(self, name: str) -> None:
+        if name not in self.wrong and (reason := _glance(self.peer, name, self.base, self._random.getrandbits(48))):
+            self.wrong[name] = reason
+
+
+Between = Callable[[], None]
+
+
+def calm(runners: Mapping[str, Peer], deadline: float, between: Between | None = None) -> _Measured | str:
     """`measure`, once more after a pause where other processes disturbed it much, whatever came out; the calmer one counts."""
-    first = measure(runners, deadline)
+    first = measure(runners, deadline, between)
     if isinstance(first, str) or first.disturbed <= BUSY or time.monotonic() + BUSY_PAUSE_SECONDS > deadline:
         return first
     time.sleep(BUSY_PAUSE_SECONDS)
-    second = measure(runners, deadline)
+    second = measure(runners, deadline, between)
     return first if isinstance(second, str) or second.disturbed > first.disturbed else second
 
 
-def measure(runners: Mapping[str, Peer], deadline: float, seed: int | None = None) -> _Measured | str:
-    """Samples of every contender in interleaved rounds, or why there are none."""
+def measure(
+    runners: Mapping[str, Peer], deadline: float, between: Between | None = None, seed: int | None = None
+) -> _Measured | str:
+    """Samples of every contender in interleaved rounds, or why there are none. `between` is called after each round but the
+    last."""
     trips = {id(p): _round_trip(p) for p in runners.values()}
     once = {name: _calibrate(peer, name, trips[id(peer)]) for name, peer in runners.items()}
     measured = _Measured(medians=dict(once))
@@ -237,9 +278,24 @@ def measure(runners: Mapping[str, Peer], deadline: float, seed: int | None = Non
         left = deadline - time.monotonic()
         if time.monotonic() - began > left or (count >= LEAST_ROUNDS and _narrow(measured.samples)):
             break
+        if between is not None and count < MOST_ROUNDS:
+            between()
     measured.disturbed = disturbed / (count * len(racing))
     measured.medians |= {n: statistics.median(s) for n, s in measured.samples.items()}
     return measured
+
+
+def _cold(runners: Mapping[str, Peer], names: Sequence[str], arch: Arch, deadline: float) -> dict[str, float]:
+    """Median nanoseconds of single calls, each after other memory has filled the caches. For reports only: a single short call
+    is timed by the peer's own clock."""
+    count = min(MOST_BALLAST, 2 * max(arch.limits.get("l3_bytes", 0), arch.limits.get("l2_bytes", 0), 1 << 20))
+    samples: dict[str, list[float]] = {n: [] for n in names if n != "edge"}
+    for _ in range(COLD_ROUNDS):
+        if time.monotonic() > deadline:
+            break
+        for name, found in samples.items():
+            found.append(float(runners[name].ask({"do": "run", "name": name, "calls": 1, "cold": count}, 60.0)["ns"]))
+    return {n: statistics.median(found) for n, found in samples.items() if found}
 
 
 def _narrow(samples: Mapping[str, Sequence[float]]) -> bool:
@@ -327,6 +383,8 @@ def evaluate(
     method = (f"{len(ours)} interleaved rounds of blocks of {BLOCK_NS / 1e6:.0f} ms or one call, medians of paired ratios, "
               f"95% sign-test interval, {measured.disturbed:.0%} of the blocks disturbed, {note}")  # fmt: skip
     others = {n: t for n, t in medians.items() if not n.startswith("k")} | {"kernel": medians[name]}
+    cold = {"kernel" if n == name else n: t for n, t in measured.cold.items() if n == name or not n.startswith("k")}
+    others |= {f"{n}, cold caches": t for n, t in cold.items()}
     return _timing(ours, theirs, baseline, found, method, sizes or {}, others)
 
 
