@@ -11,8 +11,9 @@ import pytest
 
 from tests.app.conftest import Run
 from tests.app.llm_server import Counting, serving
-from torch_autokernel.app.bill import Bill
+from torch_autokernel.app.bill import bill_table
 from torch_autokernel.app.progress import told
+from torch_autokernel.core.bill import Bill
 from torch_autokernel.core.config import config
 from torch_autokernel.core.events import Event
 
@@ -63,6 +64,7 @@ def test_warm_asks_the_configured_model(run: Go, write: Write, server: Counting,
     assert llm["total"]["calls"] == len(server.bodies) > 0 and llm["total"]["tokens"] == server.tokens <= 40_000
     assert server.keys == {f"Bearer {KEY}"} and {b["model"] for b in server.bodies} == {"tiny"}
     assert {"translator", "tester"} <= {r["role"] for r in llm["rows"]}
+    assert ran.json["targets"][0]["bill"]["total"] == llm["total"]
     (region,) = ran.json["targets"][0]["explanation"]["regions"]
     assert f"{len(server.bodies)} LLM calls, {server.tokens} tokens" in region["reason"]
     assert "[LLM: " in ran.err and "tokens" in ran.err
@@ -89,7 +91,7 @@ def test_without_a_model_nothing_is_contacted(run: Go, write: Write, server: Cou
     monkeypatch.setattr("httpx.AsyncClient", refuse)
     ran = run("warm", write("scaled.py", PROBLEM), "--max-seconds", "12", "--json")
     assert ran.code in (0, 1), ran.err
-    assert "llm" not in ran.json and not server.bodies and "LLM" not in ran.out
+    assert "llm" not in ran.json and ran.json["targets"][0]["bill"] == {} and not server.bodies and "LLM" not in ran.out
     assert not (tmp_path / "cache" / "work" / "conversation.jsonl").exists()
 
 
@@ -107,4 +109,4 @@ def test_the_bill_adds_up() -> None:
     data = bill.to_json()
     assert data["total"] == {"calls": 3, "failed": 1, "replayed": 0, "tokens": 157, "seconds": 3.0, "money": 1.5}
     assert data["tokens_per_accepted_speedup"] == 157 and data["money_per_accepted_speedup"] == 1.5
-    assert bill.short() == "[LLM: 3 calls, 157 tokens, 1.5 in money, best 1.50x] " and "157 tokens for each" in bill.table()
+    assert bill.short() == "[LLM: 3 calls, 157 tokens, 1.5 in money, best 1.50x] " and "157 tokens for each" in bill_table(bill)

@@ -34,10 +34,11 @@ from torch_autokernel.propose.llm.prices import Prices
 from torch_autokernel.propose.llm.receipts import Receipts
 from torch_autokernel.propose.llm.scripted import Scripted, reply
 from torch_autokernel.propose.llm.talk import Reply, Request, Usage
-from torch_autokernel.search import evolution
+from torch_autokernel.search import commission, evolution
 from torch_autokernel.search.evolution import Evolution
 from torch_autokernel.search.hunt import Result
 from torch_autokernel.search.loop import Searcher
+from torch_autokernel.verify.mutate import Mutant
 
 TARGETS = ("exp", "log", "sin", "cos", "tanh", "sqrt", "abs", "neg", "erf", "sigmoid", "relu", "floor")
 PROBLEMS = [region(1024 + 16 * i, 1024, f"aten.{name}.default") for i, name in enumerate(TARGETS)]
@@ -232,6 +233,18 @@ def test_a_suspected_case_rejects_and_is_kept_with_the_signature(tmp_path: Path)
 
     again = hunt(tmp_path, region(), FakeProposer("80000"), author(no_tester))
     assert again.best is not None and again.best.candidate.source.text == "80000"
+
+
+def test_a_suspected_case_that_kills_a_mutant_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge accepts the planted mutants; a case of the tester tells one of them from the best kernel, none the other."""
+    texts = ("40000 subtle 17", "40000 subtle 9999", "broken", "1 wrong")
+    made = [Mutant("planted", 1, "", t, t) for t in texts]
+    monkeypatch.setattr(commission, "MUTABLE", "fake")
+    monkeypatch.setattr(commission, "sample", lambda text, count, chance: made[:count])
+    result = hunt(tmp_path, region(), author())
+    assert result.best is not None and not [a for a in result.attempts if a.candidate.proposer == "mutant"]
+    (kept,) = (tmp_path / "cases").iterdir()
+    assert {Case.from_json(c).sizes["s0"] for c in json.loads(kept.read_text())} == {17}
 
 
 def test_doubted_candidates_come_last_and_opinions_accept_nothing(tmp_path: Path) -> None:

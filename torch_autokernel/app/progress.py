@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
-from torch_autokernel.app.bill import Bill
+from torch_autokernel.core.bill import Bill
 from torch_autokernel.core.events import Event
 
 _QUIET = {"region.hit", "region.miss", "search.accepted", "search.refused"}  # the last two are followed by a region's outcome

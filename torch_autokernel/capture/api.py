@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture.decorator import Accelerated
 from torch_autokernel.capture.record import Record, recording
-from torch_autokernel.core import points
+from torch_autokernel.core import events, points
+from torch_autokernel.core.bill import Bill
 from torch_autokernel.core.config import config
 from torch_autokernel.core.errors import ConfigError, ToolchainError, UsageError
 from torch_autokernel.core.types import Budget, Json, Verdict
@@ -70,13 +71,15 @@ def _summary(ops: Sequence[str], most: int = 6) -> str:
 
 @dataclass(frozen=True)
 class WarmReport(Json):
-    """What a pre-warming did, region by region."""
+    """What a pre-warming did, region by region. `bill` is what language models have cost: rows by role, model and region, their
+    total, tokens (and, by the user's price table, money) for each accepted speedup; empty where none was asked."""
 
     target: str
     arch: str
     explanation: Explanation
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    bill: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{n} {k}" for k, n in sorted(self.counts.items())) or "no region"
@@ -163,11 +166,14 @@ def warm(target: Any, example_inputs: Sequence[Any], arch: str | None = None, bu
     seconds = budget.seconds if isinstance(budget, Budget) else budget
     options: dict[str, Any] = {"on_miss": "generate"} | ({} if seconds is None else {"max_seconds": float(seconds)})
     start = time.perf_counter()
-    explanation = report(_name(target), _run(target, example_inputs, kwargs or {}, options, backward))
+    bill = Bill()
+    with events.subscribed(bill):
+        explanation = report(_name(target), _run(target, example_inputs, kwargs or {}, options, backward))
     counts: dict[str, int] = {}
     for r in explanation.regions:
         counts[r.outcome] = counts.get(r.outcome, 0) + r.count
-    return WarmReport(_name(target), here.key, explanation, time.perf_counter() - start, counts)
+    cost = bill.to_json() if bill.rows else {}
+    return WarmReport(_name(target), here.key, explanation, time.perf_counter() - start, counts, cost)
 
 
 def verify(reference: Any, source: str | Path, example_inputs: Sequence[Any], language: str = "cpp", arch: str | None = None,

@@ -5,6 +5,7 @@ Nothing here accepts a kernel. Opinions order candidates and may drop some; susp
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,11 @@ from torch_autokernel.search.hunt import Hunt
 from torch_autokernel.search.related import related
 from torch_autokernel.search.run import Round, Run
 from torch_autokernel.verify.floor import compulsory_bytes, floor_ns
+from torch_autokernel.verify.mutate import sample
 
 ASSIGNED = 6  # assignments at a time
+MUTABLE = "cpp"  # the language whose kernels `verify.mutate` can change
+MUTANTS = 8
 DOUBT = 0.2  # candidates that reviewers give less are judged last
 
 
@@ -136,6 +140,22 @@ class Commission:
         if verdict.accepted and (opinions := hunt.opinions.get(artifact.candidate.id)):
             hunt.scores.append(calibrate.score(opinions) or 0.0)
         return verdict
+
+    def prove(self, hunt: Hunt, compiled: Callable[[Hunt, list[Candidate]], list[Artifact]], judge: Any) -> None:
+        """Keep the suspected cases that tell a mutant of the best kernel from it, where the judge does not: a later candidate
+        may have the mutant's fault."""
+        if not hunt.cases or hunt.best is None or hunt.best.candidate.source.language != MUTABLE:
+            return
+        self._second_judge = self._second_judge or suspects.SecondJudge(self._arch)
+        source, chance = hunt.best.candidate.source, random.Random(hunt.best.candidate.id)
+        texts = [m.text for m in sample(source.text, MUTANTS, chance)]
+        mutants = [Candidate(hunt.region.signature.digest, replace(source, text=t), "mutant") for t in texts]
+        for artifact in compiled(hunt, mutants) if mutants and not hunt.ledger.exhausted() else ():
+            if hunt.ledger.exhausted():
+                return
+            if artifact.ok and (verdict := judge.judge(hunt.region, artifact)).accepted:
+                _, killers = suspects.second_opinion(self._second_judge, hunt.region, artifact, verdict, hunt.cases)
+                self._proven.keep(hunt.region, killers)
 
     # ------------------------------------------------------------------ written down
     def write_down(self, hunt: Hunt, attempts: Sequence[Attempt], assigned: int) -> None:

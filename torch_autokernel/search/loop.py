@@ -188,6 +188,7 @@ class Searcher:
         except BaseException:  # an interruption too: the hunt can be taken up
             commission.end(hunt, "it broke off", broke_off=True)
             raise
+        commission.prove(hunt, self._compile, self.judge)
         commission.end(hunt, reason)
 
     def _candidates(self, hunt: Hunt, state: Any, stopping: bool) -> tuple[Any, list[Candidate], int]:

@@ -1,7 +1,7 @@
 """Cases that testers suspect: tried on candidates that the judge has accepted without them. They can reject, never accept.
 
-A case that rejects a kernel which had passed everything else has proved itself: it is kept beside the region's signature and
-tried in every later search for it.
+A case that rejects a kernel which had passed everything else, or a mutant of the best one, has proved itself: it is kept beside
+the region's signature and tried in every later search for it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from torch_autokernel.app.bill import bill_table
 from torch_autokernel.app.problems import Problem
 from torch_autokernel.app.progress import Progress
 from torch_autokernel.app.report import Report
@@ -38,4 +39,4 @@ def _run(args: argparse.Namespace, progress: Progress) -> Report:
     report = visit(args.target, args.backward, progress.status, act, not_ok=("miss", "error"))
     if not progress.bill.rows:
         return report
-    return Report(report.ok, {**report.data, "llm": progress.bill.to_json()}, f"{report.text}\n{progress.bill.table()}")
+    return Report(report.ok, {**report.data, "llm": progress.bill.to_json()}, f"{report.text}\n{bill_table(progress.bill)}")
