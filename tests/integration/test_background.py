@@ -33,7 +33,7 @@ def test_options_pass_on_and_the_key_only_through_the_environment(tmp_path: Path
     monkeypatch.setattr(background.subprocess, "Popen", Popen)
     options = config.resolve({"llm_model": "m", "llm_api_key": "sk-secret", "llm_base_url": "http://127.0.0.1:1/v1", "max_tokens": 77,
                               "cache_dir": str(tmp_path), "on_miss": "background"})  # fmt: skip
-    background.Search([region_of(norm, (torch.randn(5, 8), torch.randn(8)))], options, tmp_path)
+    background.Search([(region_of(norm, (torch.randn(5, 8), torch.randn(8))), ())], options, tmp_path)
     path = Path(started[0]["command"][-1])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and "sk-secret" not in path.read_text()
     assert json.loads(path.read_text())["options"]["max_tokens"] == 77
@@ -45,7 +45,7 @@ def test_another_process_searches_and_stores(tmp_path: Path) -> None:
     with config.patch(arch="null", proposers=("null",), cache_dir=str(tmp_path), on_miss="background"):
         options = config.resolve()
         engine = Engine.current(options)
-        search = background.Search([region_of(norm, (torch.randn(5, 8), torch.randn(8)))], options, engine.work_folder())
+        search = background.Search([(region_of(norm, (torch.randn(5, 8), torch.randn(8))), ())], options, engine.work_folder())
         assert search.process.wait(120) == 0
         (refusal,) = engine.store.refusals()
     assert "too small" in refusal.reason

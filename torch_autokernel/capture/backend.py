@@ -29,6 +29,8 @@ from torch_autokernel.capture.background import Search, Swapping
 from torch_autokernel.capture.eager_rest import compile_eager
 from torch_autokernel.capture.partition import Left, Partition, partition
 from torch_autokernel.capture.record import Record, note
+from torch_autokernel.capture.settle import settle
+from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.swap import swap
 from torch_autokernel.core import events
 from torch_autokernel.core.config import FIELDS, Config, config
@@ -92,12 +94,20 @@ class Session:
             if operators.callable_as_operator(entry.signature):
                 operators.ensure(entry, self.engine.load)
 
-    def decide(self, found: Partition) -> list[Decision]:
-        """What `prepare` decided for these regions; a region that it did not see is only looked up."""
-        unseen = [c.region for c in found.regions if identity(c.region) not in self.prepared]
+    def chosen(self, found: Partition) -> Iterator[tuple[Captured, Decision]]:
+        """The regions of a graph, or their parts, with what `prepare` decided for them; a region that it did not see is only
+        looked up."""
+        seen = [c for c in found.regions if identity(c.region) not in self.prepared]
+        unseen = [r for c in seen for r in (c.region, *(p.region for p in c.parts)) if identity(r) not in self.prepared]
         late = {identity(d.region): d for d in self.engine.resolve(unseen, self.look_up)} if unseen else {}
-        decided = [(late | self.prepared)[identity(c.region)] for c in found.regions]
-        return [dataclasses.replace(d, region=c.region) for d, c in zip(decided, found.regions, strict=True)]
+        decided = late | self.prepared
+        for captured in found.regions:
+            whole = decided[identity(captured.region)]
+            if whole.entry is not None or not captured.parts:
+                yield captured, whole
+            elif captured.region.signature.digest not in self.left_out:
+                known = [(p, decided.get(identity(p.region))) for p in captured.parts]
+                yield from ((p, d) for p, d in known if d is not None)
 
     def prepare(self, graph: fx.Graph, compiled: Compiled | None = None) -> None:
         """Resolve the graph's regions, searching for what is missing, before anything is keyed by the set of kernels. What is
@@ -107,14 +117,19 @@ class Session:
         phase = phase_of(graph)
         found = partition(graph, phase)
         with ordinary_torch():
-            decisions = self.engine.resolve([c.region for c in found.regions], self.config)
+            joined = [(c.region, tuple(p.region for p in c.parts)) for c in found.regions]
+            settled = settle(self.engine, joined, self.config)
+        decisions = [d for group in settled for d in group]
         if any(d.outcome == "miss" for d in decisions) and self.config.on_miss != "fallback":
             if obstacle := self.engine.obstacle:
                 warn_once(ToolchainError(f"nothing new can be searched: {obstacle}"))
+        for (region, parts), group in zip(joined, settled, strict=True):
+            if parts and group[0].region is not region:
+                self.prepared[identity(region)] = Decision(region, "refused", "its parts are looked at")
         self.prepared.update((identity(d.region), d) for d in decisions)
         unsettled = ("generated", "miss") if self.config.on_miss != "fallback" else ("generated",)
         self.fresh = any(d.outcome in unsettled for d in decisions)
-        missing = [d.region for d in decisions if d.outcome == "miss"]
+        missing = [j for j, group in zip(joined, settled, strict=True) if any(d.outcome == "miss" for d in group)]
         if missing and self.config.on_miss == "background":
             self.searches.append(Search(missing, self.config, self.engine.work_folder()))
         self.register_all()
@@ -195,9 +210,8 @@ class Session:
         """Swap kernels into the graph; never raises unless `strict`."""
         try:
             found = partition(graph, phase_of(graph))
-            decisions = self.decide(found)
             chosen = []
-            for captured, decision in zip(found.regions, decisions, strict=True):
+            for captured, decision in self.chosen(found):
                 if decision.entry is not None and captured.region.signature.digest not in self.left_out:
                     operator = operators.ensure(decision.entry, self.engine.load)
                     if (problem := operator.load()) is None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch_autokernel.capture.settle import Joined, settle
 from torch_autokernel.core.config import FIELDS, KEY_VARIABLE, Config, config
 from torch_autokernel.core.types import Region
 from torch_autokernel.engine import Engine
@@ -31,11 +32,12 @@ _PASSED_ON = tuple(name for name in FIELDS if name not in _KEPT)
 class Search:
     """A search that runs in a process beside this one."""
 
-    def __init__(self, regions: Sequence[Region], options: Config, folder: Path) -> None:
+    def __init__(self, regions: Sequence[Joined], options: Config, folder: Path) -> None:
         handle, name = tempfile.mkstemp(suffix=".json", prefix="background-", dir=folder)
         passed = {k: getattr(options, k) for k in _PASSED_ON} | {"cache_dir": str(options.cache_path)}
+        told = [[whole.to_json(), [p.to_json() for p in parts]] for whole, parts in regions]
         with os.fdopen(handle, "w") as file:
-            json.dump({"options": passed, "regions": [r.to_json() for r in regions], "threads": _threads()}, file)
+            json.dump({"options": passed, "regions": told, "threads": _threads()}, file)
         command = [sys.executable, "-m", "torch_autokernel.capture.background", name]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         environment |= {KEY_VARIABLE: options.llm_api_key} if options.llm_api_key else {}
@@ -86,7 +88,8 @@ def main(path: str) -> int:
     Path(path).unlink(missing_ok=True)
     torch.set_num_threads(request["threads"])
     resolved = config.resolve({**request["options"], "on_miss": "generate"})
-    Engine.current(resolved).resolve([Region.from_json(r) for r in request["regions"]], resolved)
+    joined = [(Region.from_json(whole), tuple(map(Region.from_json, parts))) for whole, parts in request["regions"]]
+    settle(Engine.current(resolved), joined, resolved)
     return 0
 
 

@@ -2,7 +2,8 @@
 
 Every operation that a region may hold gets a depth: how many extern calls (matmul, convolution, attention) must have run
 before it. Nodes of one depth that touch each other form a region: no path can leave such a set and come back, so replacing
-it by one call never makes a cycle. A node whose users all stand deeper sinks to the shallowest of them, so that cheap
+it by one call never makes a cycle. So do nodes of one depth that read the same large tensor; where no kernel pays for such a
+region, its parts are looked at. A node whose users all stand deeper sinks to the shallowest of them, so that cheap
 recomputation lands in the region that reads it. Constants and iotas belong to everybody and are copied into each region.
 Views at the edge stay outside: the kernel gets the strided tensor.
 """
@@ -23,6 +24,7 @@ from torch_autokernel.core.errors import CaptureError
 
 MAX_NODES = 256
 MAX_TENSORS = 64
+SHARED_BYTES = 4096  # a tensor of this size that two groups read makes them one region
 
 
 @dataclass(frozen=True)
@@ -54,34 +56,79 @@ def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partiti
     free = _free(graph, fusible)
     depth = _depths(graph, fusible)
     out = Partition([], [Left((n.name,), why) for n, why in banned.items()])
-    for group in _components(graph, fusible - free, depth):
-        members = _with_free(_trim(group), free, graph)
-        if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "shaped") for n in members):
-            continue
-        names = tuple(n.name for n in members)
-        if len(members) > MAX_NODES:
-            out.left.append(Left(names, f"{len(members)} operations are more than {MAX_NODES}"))
-            continue
-        try:
-            captured = capture_region(members, phase=phase, copies=free)
-        except CaptureError as error:
-            culprit = _culprit(members, error)
-            if culprit is None or culprit in banned:
-                out.left.append(Left(names, error.message))
-                continue
-            banned[culprit] = error.message
-            return None
-        if not captured.inputs:
-            out.left.append(Left(names, "it reads no tensor, so its results are constants"))
-        elif len(captured.inputs) + len(captured.outputs) > MAX_TENSORS:
-            out.left.append(Left(names, f"more than {MAX_TENSORS} tensors go in and out"))
-        elif not captured.outputs:
-            continue
-        else:
-            out.regions.append(captured)
+    for cluster in _clusters(_components(graph, fusible - free, depth), depth):
+        parts = []
+        for group in cluster:
+            captured = _one(_with_free(_trim(group), free, graph), free, phase, banned, out.left)
+            if captured is None:
+                return None
+            parts += captured
+        out.regions += _joined(parts, free, graph, phase)
     taken = {n for c in out.regions for n in c.members}
-    out.regions = [replace(c, region=replace(c.region, edge_bytes=_edge_bytes(c, taken))) for c in out.regions]
+    out.regions = [_with_edge(c, taken) for c in out.regions]
     return out
+
+
+def _one(
+    members: list[fx.Node], free: set[fx.Node], phase: str, banned: dict[fx.Node, str], left: list[Left]
+) -> list[Captured] | None:
+    """The region of a group, or none and why; None where a node had to be banned."""
+    if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "shaped") for n in members):
+        return []
+    names = tuple(n.name for n in members)
+    if len(members) > MAX_NODES:
+        left.append(Left(names, f"{len(members)} operations are more than {MAX_NODES}"))
+        return []
+    try:
+        captured = capture_region(members, phase=phase, copies=free)
+    except CaptureError as error:
+        culprit = _culprit(members, error)
+        if culprit is None or culprit in banned:
+            left.append(Left(names, error.message))
+            return []
+        banned[culprit] = error.message
+        return None
+    if not captured.inputs:
+        left.append(Left(names, "it reads no tensor, so its results are constants"))
+    elif len(captured.inputs) + len(captured.outputs) > MAX_TENSORS:
+        left.append(Left(names, f"more than {MAX_TENSORS} tensors go in and out"))
+    elif captured.outputs:
+        return [captured]
+    return []
+
+
+def _joined(parts: list[Captured], free: set[fx.Node], graph: fx.Graph, phase: str) -> list[Captured]:
+    """One region for all, which keeps them as its parts; or the parts, where they cannot be one."""
+    members = {n for c in parts for n in c.members}
+    tensors = {n for c in parts for n in (*c.inputs, *c.outputs)}
+    if len(parts) < 2 or len(members) > MAX_NODES or len(tensors) > MAX_TENSORS:
+        return parts
+    try:
+        whole = capture_region([n for n in graph.nodes if n in members], phase=phase, copies=free)
+    except CaptureError:
+        return parts
+    return [replace(whole, parts=tuple(parts))]
+
+
+def _clusters(groups: list[list[fx.Node]], depth: dict[fx.Node, int]) -> list[list[list[fx.Node]]]:
+    """Groups of one depth that read the same large tensor belong together: one kernel reads it once. No path leaves their
+    union and comes back either."""
+    clusters: list[tuple[int, set[fx.Node], list[list[fx.Node]]]] = []
+    for group in groups:
+        inside = set(group)
+        read = {_through_views(a) for n in group for a in n.all_input_nodes if a not in inside}
+        large = {a for a in read if isinstance(a.meta.get("val"), torch.Tensor) and _bytes(a) >= SHARED_BYTES}
+        level, mine = depth[group[0]], [group]
+        for cluster in [c for c in clusters if c[0] == level and c[1] & large]:
+            clusters.remove(cluster)
+            large, mine = large | cluster[1], [*cluster[2], *mine]
+        clusters.append((level, large, mine))
+    return [cluster[2] for cluster in clusters]
+
+
+def _with_edge(captured: Captured, taken: set[fx.Node]) -> Captured:
+    region = replace(captured.region, edge_bytes=_edge_bytes(captured, taken))
+    return replace(captured, region=region, parts=tuple(_with_edge(p, taken) for p in captured.parts))
 
 
 def _edge_bytes(captured: Captured, taken: set[fx.Node]) -> int:

@@ -36,12 +36,14 @@ _MAX_PINS = 16
 
 @dataclass(frozen=True)
 class Captured:
-    """A region with the FX nodes that feed it and the nodes whose values it makes, in the signature's order."""
+    """A region with the FX nodes that feed it and the nodes whose values it makes, in the signature's order. `parts` are the
+    smaller regions that it joins; they stand in where it is not replaced."""
 
     region: Region
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     members: tuple[fx.Node, ...]
+    parts: tuple[Captured, ...] = ()
 
 
 def tensor_of(node: fx.Node) -> torch.Tensor:
