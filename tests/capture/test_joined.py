@@ -123,3 +123,16 @@ def test_parts_are_asked_for_where_the_whole_has_no_kernel(whole: str, on_miss: 
     if len(told) > 1:
         assert engine.asked[1][0] == told and engine.asked[1][1] < 50.0
         assert "together" not in found[0].reason and "together with its neighbours: whole" in found[1].reason
+
+
+def test_an_input_may_have_the_name_of_an_operation() -> None:
+    """A saved tensor that came out of a tuple is called `getitem` in the backward graph."""
+
+    def function(getitem: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        return (getitem * h).sum(0)
+
+    graph = graph_of(function, *arguments()[:2])
+    (placeholder, _) = graph.find_nodes(op="placeholder")
+    placeholder.name = placeholder.target = "getitem"
+    (found,) = partition(graph).regions
+    assert placeholder in found.inputs

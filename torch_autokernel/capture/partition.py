@@ -139,8 +139,8 @@ def _edge_bytes(captured: Captured, taken: set[fx.Node]) -> int:
 
 
 def _through_views(node: fx.Node) -> fx.Node:
-    while ops.kind(ops.name_of(node.target)) in ("view", ops.GETITEM):
-        node = node.args[0]  # type: ignore[assignment]
+    while node.op == "call_function" and ops.kind(ops.name_of(node.target)) in ("view", ops.GETITEM):
+        node = node.all_input_nodes[0]
     return node
 
 
