@@ -41,6 +41,19 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     return x * cos + turned * sin
 
 
+def rope_tables(q: torch.Tensor, k: torch.Tensor, at: torch.Tensor, inverse: torch.Tensor) -> Any:
+    """The tables are made within the region, and every head reads them."""
+    angle = at[:, None].float() * inverse
+    angle = torch.cat((angle, angle), -1)
+    return rope(q, angle.cos(), angle.sin()), rope(k, angle.cos(), angle.sin())
+
+
+def pieces(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Any:
+    """x: [B, H, T, 2, D]; a, b: [T, 1, D]. Costly values that all B x H share: other ones in each half, one in the second half only."""
+    second = torch.cat((x[..., :1, :], x[..., 1:, :] * torch.sin(torch.cat((a, b), 1))[:, 1:]), -2)
+    return x * torch.exp(torch.cat((a, b), 1)), second, torch.cat((x[..., 1:, :], x[..., :1, :]), -2) * torch.cat((a.cos(), b.sin()), 1)
+
+
 def masked_scores(s: torch.Tensor) -> torch.Tensor:
     t = torch.arange(s.shape[-1])
     keep = t[None, :] <= torch.arange(s.shape[-2])[:, None]
@@ -107,6 +120,9 @@ CASES: dict[str, Case] = {
                              ((3, 6, 5, 7), (2, 64, 9, 9))),
     "rope": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((3, 5, 2, 8), (2, 7, 4, 8)), (8,)),
     "rope_wide": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((2, 5, 3, 64),), (64,)),
+    "rope_tables": Case(rope_tables, lambda b, t, h, d: [randn(b, t, h, d), randn(b, t, 2, d), torch.arange(t), torch.rand(d // 2)],
+                        ((3, 5, 4, 32), (2, 7, 8, 32)), (32,)),
+    "pieces": Case(pieces, lambda b, h, t, d: [randn(b, h, t, 2, d), randn(t, 1, d), randn(t, 1, d)], ((4, 3, 5, 16), (8, 2, 3, 33))),
     "column_sum": Case(lambda x: x.sum(0), lambda m, n: [randn(m, n)], (*ROWS, (3000, 40))),
     "middle_sum": Case(lambda x: x.sum(1), lambda b, m, n: [randn(b, m, n)], ((3, 37, 53), (1, 1, 1), (2, 500, 3))),
     "full_sum": Case(lambda x: (x * x).sum(), lambda m, n: [randn(m, n)], (*ROWS, (500, 700))),

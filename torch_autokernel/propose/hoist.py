@@ -28,7 +28,7 @@ def hoist(former: Former) -> None:
 
 def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
     v = former.unit_axis(sweep)
-    if v is None or sweep.cuts:
+    if v is None:
         return []
     tops = [x for g in sweep.segments for s in g for x in s.values.values()]
     values = reach(tops)
@@ -45,10 +45,19 @@ def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
         i for i in values
         if v in i.axes and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE and any(not small(u) for u in users[i])
     ]  # fmt: skip
-    found = {i: i.axes for i in costly}
-    found.update(_blockers(former, sweep, v, values, users, total))
+    if sweep.cuts:
+        found = {i: i.axes for i in costly if _same_in_all_pieces(sweep, i)}
+    else:
+        found = {i: i.axes for i in costly} | _blockers(former, sweep, v, values, users, total)
     order = sweep.order.index
     return [(i, tuple(sorted(axes, key=order))) for i, axes in sorted(found.items(), key=lambda kv: kv[0].id)]
+
+
+def _same_in_all_pieces(sweep: Sweep, inst: Inst) -> bool:
+    """Whether the node at this index is this value wherever the sweep needs it, and may be asked for along whole loops."""
+    made = sweep.table.made[sweep.table.origin[inst.id]]
+    everywhere = len(made) == sum(len(group) for group in sweep.segments)
+    return {i for i, _ in made} == {inst.id} and (everywhere or not inst.axes & frozenset(sweep.cuts))
 
 
 def _blockers(
@@ -86,7 +95,10 @@ def _ahead(former: Former, sweep: Sweep, inst: Inst, axes: tuple[str, ...]) -> S
     shape = tuple(sizes.values())
     former.buffers[name] = (node, shape)
     into = tuple(Affine.axis(a) for a in axes)
-    own = tuple(Affine(tuple(t for t in i.terms if t[0] in axes), i.const) for i in index)
+    own = index
+    for axis in (a for a in sweep.order if a not in axes):
+        low = sweep.table.made[node, index][0][1][axis].low  # the value is the same along this loop, at least in this piece
+        own = tuple(i.substitute(axis, Affine((), low)) for i in own)
     root = Root("keep", node, node, own, into, name, former.stored(node), contiguous(shape))
     new = Sweep(0, sizes, list(axes), list(axes), [], [root], hoisted=dict(sweep.hoisted))
     former.analyse(new)

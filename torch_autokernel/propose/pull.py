@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Table:
         self._known: dict[Any, Inst] = {}
         self.indirect: dict[str, Inst] = {}
         self.origin: dict[int, tuple[Node, Index]] = {}
+        self.made: dict[tuple[Node, Index], list[tuple[int, Mapping[str, Range]]]] = {}  # value, and the piece it was made in
 
     def make(self, kind: str, ctype: str, args: tuple[Inst, ...] = (), axes: frozenset[str] = frozenset(), **more: Any) -> Inst:
         key = (
@@ -78,6 +79,7 @@ class Puller:
             made = self.resolve(node, index) or getattr(self, f"_{node.kind}")(node, index)
             self._done[key] = made
             self.table.origin.setdefault(made.id, (node, index))
+            self.table.made.setdefault((node, index), []).append((made.id, self.space.ranges))
         return self._done[key]
 
     def load(self, tensor: str, dtype: str, strides: tuple[Dim, ...], index: Index, node: Node | None = None) -> Inst:
