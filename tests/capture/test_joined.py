@@ -136,3 +136,18 @@ def test_an_input_may_have_the_name_of_an_operation() -> None:
     placeholder.name = placeholder.target = "getitem"
     (found,) = partition(graph).regions
     assert placeholder in found.inputs
+
+
+def test_a_view_that_is_read_inside_and_outside_shares_its_memory_as_before() -> None:
+    def function(x: torch.Tensor, w: torch.Tensor) -> Any:
+        y = torch.exp(x)
+        half = y[:2]
+        return torch.mm(half, w), half + 1, y
+
+    graph = graph_of(function, torch.randn(4, 8), torch.randn(8, 8))
+    (found,) = partition(graph).regions
+    graph.lint()
+    assert not any(n.target is torch.ops.aten.slice.Tensor for n in found.outputs) and len(found.outputs) == 2
+    module, inputs = fx.GraphModule(torch.nn.Module(), graph), (torch.randn(4, 8), torch.randn(8, 8))
+    for ours, theirs in zip(module(*inputs), function(*inputs), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -42,12 +42,29 @@ class Partition:
 
 
 def partition(graph: fx.Graph, phase: str = "inference") -> Partition:
-    """The regions of a graph in topological order, and what was left out with the reason."""
+    """The regions of a graph in topological order, and what was left out with the reason. A view that is read within its region
+    and outside of it is doubled in the graph."""
     banned: dict[fx.Node, str] = {}
     while True:
         found = _attempt(graph, phase, banned)
-        if found is not None:
+        if found is not None and not _double_views(found.regions):
             return found
+
+
+def _double_views(regions: Iterable[Captured]) -> bool:
+    """Give outside readers a view of their own where a region would have to make the view's elements a second time; such a
+    result would not share memory with its base, either. Whether there was such a view."""
+    doubled = False
+    for captured in regions:
+        inside = set(captured.members)
+        for node in captured.outputs:
+            if ops.kind(ops.name_of(node.target)) == "view" and node.args[0] in inside and _is_plain_view(node):
+                with node.graph.inserting_after(node):
+                    twin = node.graph.node_copy(node)
+                for user in [u for u in node.users if u not in inside]:
+                    user.replace_input_with(node, twin)
+                doubled = True
+    return doubled
 
 
 def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partition | None:
