@@ -30,6 +30,7 @@ from torch_autokernel.verify import inputs as making
 from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
+TYPICAL = 64  # elements of a row whose median says something
 _FLOAT_UNIT = UNIT[torch.float32]
 
 Reference = Callable[..., tuple[torch.Tensor, ...]]
@@ -154,12 +155,14 @@ def _target(eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, noisy
 
 
 def _at_least_typical(spread: torch.Tensor, exact: torch.Tensor, unit: float) -> torch.Tensor:
-    """D: see above. A row is the last dimension, or the whole tensor where that is short."""
+    """D: see above. A row is the last dimension, or the whole tensor where that is short: among 16 elements half of which are
+    saturated (a gate's, say), eleven or more are in one row of ten, and their median is typical of nothing; among 64 in one of five
+    hundred."""
     size = exact.abs().nan_to_num(0, 0, 0)
     spread = torch.maximum(spread, size * unit)
     if exact.numel() < 2:
         return spread
-    shape = (-1, exact.shape[-1]) if exact.dim() > 1 and exact.shape[-1] >= 16 else (1, -1)
+    shape = (-1, exact.shape[-1]) if exact.dim() > 1 and exact.shape[-1] >= TYPICAL else (1, -1)
     rows, sizes = spread.reshape(shape), size.reshape(shape)
     large = sizes >= _quantile(sizes, 0.75)
     relative = torch.where(large & (sizes > 0), rows / sizes.clamp_min(1e-300), math.nan)
