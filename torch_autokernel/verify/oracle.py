@@ -155,9 +155,9 @@ def _target(eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, noisy
 
 
 def _at_least_typical(spread: torch.Tensor, exact: torch.Tensor, unit: float) -> torch.Tensor:
-    """D: see above. A row is the last dimension, or the whole tensor where that is short: among 16 elements half of which are
-    saturated (a gate's, say), eleven or more are in one row of ten, and their median is typical of nothing; among 64 in one of five
-    hundred."""
+    """D: see above. A row is the last dimension, or the whole tensor where that is short: where half of all elements are
+    saturated (a gate's, say), 11 of 16 are so in one row of ten, and their median is typical of nothing; 44 of 64 are so in one
+    row of five hundred."""
     size = exact.abs().nan_to_num(0, 0, 0)
     spread = torch.maximum(spread, size * unit)
     if exact.numel() < 2:
