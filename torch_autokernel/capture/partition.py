@@ -4,7 +4,8 @@ Every operation that a region may hold gets a depth: how many extern calls (matm
 before it. Nodes of one depth that touch each other form a region: no path can leave such a set and come back, so replacing
 it by one call never makes a cycle. A node whose users all stand deeper sinks to the shallowest of them, so that cheap
 recomputation lands in the region that reads it. Constants and iotas belong to everybody and are copied into each region.
-Views at the edge stay outside: the kernel gets the strided tensor.
+Views at the edge stay outside: the kernel gets the strided tensor. Before all that, attentions are taken out whole, products
+included (`attention.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from torch_autokernel.capture import ops
+from torch_autokernel.capture import attention, ops
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
 from torch_autokernel.core.errors import CaptureError
@@ -50,10 +51,11 @@ def partition(graph: fx.Graph, phase: str = "inference") -> Partition:
 
 def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partition | None:
     """One pass; None where a node had to be banned and the cut must be made anew."""
-    fusible = _fusible(graph, banned)
+    out = Partition([], [Left((n.name,), why) for n, why in banned.items()])
+    whole, taken = _attentions(graph, phase, banned, out)
+    fusible = _fusible(graph, banned) - taken
     free = _free(graph, fusible)
     depth = _depths(graph, fusible)
-    out = Partition([], [Left((n.name,), why) for n, why in banned.items()])
     for group in _components(graph, fusible - free, depth):
         members = _with_free(_trim(group), free, graph)
         if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "shaped") for n in members):
@@ -79,9 +81,24 @@ def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partiti
             continue
         else:
             out.regions.append(captured)
-    taken = {n for c in out.regions for n in c.members}
-    out.regions = [replace(c, region=replace(c.region, edge_bytes=_edge_bytes(c, taken))) for c in out.regions]
+    taken |= {n for c in out.regions for n in c.members}
+    out.regions = [replace(c, region=replace(c.region, edge_bytes=_edge_bytes(c, taken))) for c in out.regions] + whole
     return out
+
+
+def _attentions(
+    graph: fx.Graph, phase: str, banned: dict[fx.Node, str], out: Partition
+) -> tuple[list[Captured], set[fx.Node]]:
+    """The attentions as regions of their own, and the nodes that nothing else may take. Each counts as one extern call for
+    what stands around it. Inductor fuses nothing into the products at their ends, so no bytes pass there for nothing."""
+    regions, taken = [], set[fx.Node]()
+    for found in attention.find(graph, lambda n: n not in banned and _values_fit(n)):
+        try:
+            regions.append(attention.capture(found, phase))
+            taken |= set(found.members) - found.copies
+        except CaptureError as error:
+            out.left.append(Left(tuple(n.name for n in found.members), error.message))
+    return regions, taken
 
 
 def _edge_bytes(captured: Captured, taken: set[fx.Node]) -> int:
@@ -130,7 +147,7 @@ def _fusible(graph: fx.Graph, banned: dict[fx.Node, str]) -> set[fx.Node]:
         if name == ops.GETITEM:
             if node.args[0] in out:
                 out.add(node)
-        elif ops.kind(name) and _values_fit(node):
+        elif ops.kind(name) not in (None, "product") and _values_fit(node):
             out.add(node)
     return out
 
