@@ -88,15 +88,27 @@ def _around(second: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx
 def _between(weights: fx.Node, allowed: Callable[[fx.Node], bool]) -> tuple[fx.Node, set[fx.Node]] | None:
     """The one product that the weights come from, and the nodes on the ways from it to them, where there is an exponential, a
     maximum and a sum among them and nothing that attention does not hold."""
-    back = _ancestors(weights, lambda n: _kind(n) in ("pointwise", "view") or _name(n) in FOLDS)
+    def row_by_row(n: fx.Node) -> bool:
+        return _goes_on(n) or _folds_rows(n)
+
+    back = _ancestors(weights, row_by_row)
     products = [n for n in back if _kind(n) == "product"]
     if len(products) != 1 or not _is_product(products[0]) or not allowed(products[0]):
         return None
     core = {n for n in _descendants(products[0], back) if n is not products[0]}
     names = {_name(n) for n in core}
-    if not {"aten.exp.default", "aten.amax.default", "aten.sum.dim_IntList"} <= names or not all(map(allowed, core)):
+    if not {"aten.exp.default", "aten.amax.default", "aten.sum.dim_IntList"} <= names or not all(row_by_row(n) and allowed(n) for n in core):
         return None
     return products[0], core
+
+
+def _folds_rows(node: fx.Node) -> bool:
+    """Whether it is a reduction over the last dimension that keeps it."""
+    if _name(node) not in FOLDS or len(node.args) < 3:
+        return False
+    axes = node.args[1] if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
+    rank = tensor_of(node).dim()
+    return node.args[2] is True and [int(a) % rank for a in axes] == [rank - 1]  # type: ignore[arg-type]
 
 
 def _ancestors(start: fx.Node, through: Callable[[fx.Node], bool]) -> set[fx.Node]:
@@ -175,7 +187,7 @@ def _without_leading_views(nodes: set[fx.Node]) -> set[fx.Node]:
 
 def _joins(node: fx.Node) -> bool:
     """Whether a view makes fewer dimensions, or needs a copy."""
-    if _name(node) != "aten.reshape.default":
+    if _name(node) not in ("aten.reshape.default", "aten.view.default"):
         return False
     base, made = tensor_of(node.args[0]), tensor_of(node)  # type: ignore[arg-type]
     return made.dim() <= base.dim() or not base.is_contiguous()

@@ -68,11 +68,12 @@ def feasible(problem: Problem, arch: Arch) -> Iterator[Tiles]:
 
 
 def cost(tiles: Tiles, problem: Problem, threads: int) -> float:
-    """Vector operations of one query row against one key, roughly; waste at the edges included."""
+    """Cycles for a vector of keys of one query, roughly: two multiply-adds or loads a cycle, one load from the second cache;
+    waste at the edges included."""
     t, p = tiles, problem
     rows_there = p.queries * (p.group if t.merge else 1)
     multiply = (p.depth + p.columns) / t.lanes
-    loads = multiply * (1 / t.mr + 1 / t.nv) / 2
+    loads = multiply * (1 / t.mr + 1 / t.nv) / 2 + (multiply / t.mr if t.keys * (p.depth + p.columns) > 4096 else 0.0)
     idle = max(1.0, 8.0 / (t.mr * t.nv))  # eight sums hide the latency of a multiply-add
     change = 2.0 * p.columns / t.lanes / t.keys + 40.0 / t.keys
     waste = (-(-rows_there // t.rows) * t.rows / rows_there) * (-(-p.keys // (t.nv * t.lanes)) * t.nv * t.lanes / p.keys)
@@ -81,7 +82,7 @@ def cost(tiles: Tiles, problem: Problem, threads: int) -> float:
     again = 2.0 * (p.depth + p.columns) / t.lanes / t.rows  # keys and values come from another cache for each block of rows
     if p.skips:  # the edge of what is left out runs through this much of a block
         waste *= 1.0 + (t.rows + t.keys) / 512
-    return (max(multiply, loads) * idle + change + again + 24.0 / t.lanes) * waste * imbalance
+    return (max(multiply / 2, loads) * idle + change + again + 24.0 / t.lanes) * waste * imbalance
 
 
 def choose(problem: Problem, arch: Arch) -> list[Tiles]:
