@@ -28,7 +28,9 @@ ARCH = Arch("cpu-x86_64-avx2", limits={"threads": 2, "vector_bytes": 32, "l1_byt
 OFF = ["-ffp-contract=off"]
 
 
-def qkv(*, heads: int = 4, kv_heads: int | None = None, queries: int = 50, keys: int = 50, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def qkv(
+    *, heads: int = 4, kv_heads: int | None = None, queries: int = 50, keys: int = 50, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     shapes = ((2, heads, queries, 24), *[(2, kv_heads or heads, keys, 24)] * 2)
     return [torch.randn(s).to(dtype) for s in shapes]
 
@@ -231,8 +233,13 @@ def test_key_blocks_that_a_mask_empties_are_not_visited(tmp_path: Path) -> None:
     torch.manual_seed(SEED)
     region = region_of(window, qkv())
     kernel = write(region.signature, attention.parts_of(region.signature), Tiles(8, 6, 2, 12, 32))
-    counted = kernel.text.replace("const auto meet = [&](int64_t j0, int64_t n) {", "const auto meet = [&](int64_t j0, int64_t n) { visits += 1;")
-    counted = counted.replace('extern "C" void kernel', 'static int visits = 0;\nextern "C" int kernel_visits() { return visits; }\nextern "C" void kernel')
+    counted = kernel.text.replace(
+        "const auto meet = [&](int64_t j0, int64_t n) {", "const auto meet = [&](int64_t j0, int64_t n) { visits += 1;"
+    )
+    counted = counted.replace(
+        'extern "C" void kernel',
+        'static int visits = 0;\nextern "C" int kernel_visits() { return visits; }\nextern "C" void kernel',
+    )
     counted = counted.replace("#pragma omp", "//")
     library = compile_all({"counted": counted}, tmp_path, extra=OFF)
     inputs = random_inputs(region.signature, dict(region.sizes))

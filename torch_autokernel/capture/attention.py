@@ -88,6 +88,7 @@ def _around(second: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx
 def _between(weights: fx.Node, allowed: Callable[[fx.Node], bool]) -> tuple[fx.Node, set[fx.Node]] | None:
     """The one product that the weights come from, and the nodes on the ways from it to them, where there is an exponential, a
     maximum and a sum among them and nothing that attention does not hold."""
+
     def row_by_row(n: fx.Node) -> bool:
         return _goes_on(n) or _folds_rows(n)
 
@@ -97,7 +98,9 @@ def _between(weights: fx.Node, allowed: Callable[[fx.Node], bool]) -> tuple[fx.N
         return None
     core = {n for n in _descendants(products[0], back) if n is not products[0]}
     names = {_name(n) for n in core}
-    if not {"aten.exp.default", "aten.amax.default", "aten.sum.dim_IntList"} <= names or not all(row_by_row(n) and allowed(n) for n in core):
+    if not {"aten.exp.default", "aten.amax.default", "aten.sum.dim_IntList"} <= names or not all(
+        row_by_row(n) and allowed(n) for n in core
+    ):
         return None
     return products[0], core
 

@@ -22,6 +22,7 @@ from torch_autokernel.propose.tiles import Problem, Tiles, choose
 from torch_autokernel.propose.values import Scope, ValueText
 
 FLOAT = 4
+SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
 SETTLED = 104  # exp(-104) is 0 in single precision
 
 
@@ -97,6 +98,9 @@ class AttentionText:
         self.mask = masked(parts.score, parts.table)
         self.may = self._possible()
         self.buffers: list[tuple[str, Dim]] = []
+        every = parts.outer | parts.sizes
+        work = mul(product(every[a] for a in (*parts.outer, "i", "j")), dims.add(every["d"], every["e"]))
+        self.many = f" if ({size_text(work)} > {SERIAL})" if isinstance(work, str) or work <= SERIAL else ""
 
     # ---- sizes ----
     @property
@@ -163,7 +167,7 @@ class AttentionText:
         heads = [f"for (int64_t {a} = 0; {a} < {self.sizes[a]}; ++{a})" for a in axes] + ([more] if more else [])
         if not heads:
             return ""
-        self.out(f"#pragma omp parallel for{f' collapse({len(heads)})' if len(heads) > 1 else ''} schedule(static)")
+        self.out(f"#pragma omp parallel for{f' collapse({len(heads)})' if len(heads) > 1 else ''} schedule(static){self.many}")
         self.out(*heads[:-1])
         return heads[-1]
 
@@ -247,7 +251,7 @@ class AttentionText:
         rows = self._rows()
         out(f"const int64_t ldq = {size_text(wide)}, ldo = {size_text(long)}, lds = KEYS;")
         count = " * ".join([self.sizes[a] for a in self.blocks] + [f"cdiv({size_text(rows)}, ROWS)"])
-        out(f"const int64_t blocks = {count};", "#pragma omp parallel for schedule(dynamic)")
+        out(f"const int64_t blocks = {count};", f"#pragma omp parallel for schedule(dynamic){self.many}")
         with out.block("for (int64_t w = 0; w < WORKERS; ++w)"):
             out("float* const q = queries + w * ROWS * ldq;", "float* const o = results + w * ROWS * ldo;")
             out(f"float* const s = scores + w * {tiles.mr} * lds;", "float* const top = tops + w * ROWS;")

@@ -99,7 +99,7 @@ template <int R, int C, class E, int N> AK_INLINE void update_all(const float* p
   if (e < columns) update<R, 1, E, N>(p, ldp, v + e, ldv, keys, o + e, ldo, first<N>{columns - e});
 }
 
-// e^x for x <= 0 (and NaN), within 1 ULP; 0 below -104. Fewer steps than exp: no overflow to think of, and fused steps.
+// e^x for x <= 0 (and NaN), within 1.01 ULP; 0 below -104. Fewer steps than exp: no overflow to think of, and fused steps.
 template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
   if constexpr (is_wide<float, N>) { return {exp_down(x.lo), exp_down(x.hi)}; }
   else {
