@@ -11,7 +11,7 @@ from torch_autokernel.core.types import Arch, Region, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.attention import Parts, parts_of
 from torch_autokernel.propose.choices import Schedule
-from torch_autokernel.propose.functions import literal
+from torch_autokernel.propose.functions import EXPENSIVE, literal
 from torch_autokernel.propose.index import Affine, mul, product
 from torch_autokernel.propose.kernel import Kernel, header, parameters
 from torch_autokernel.propose.pull import Inst, Table
@@ -62,7 +62,7 @@ class PartText(ValueText):
         return self.spread(self.name(top, scope), self.wide(top), top.ctype)
 
     def spread(self, text: str, wide: bool, ctype: str) -> str:
-        return text if wide else f"vec<{ctype}, L>({text})"
+        return text if wide else f"mask<L>({text})" if ctype == "bool" else f"vec<{ctype}, L>({text})"
 
 
 def _short(inst: Inst, table: Table) -> Inst | None:
@@ -97,6 +97,7 @@ class AttentionText:
         self.key_plain = _plain(parts.key, "d", "j") if tiles.direct else None
         self.mask = masked(parts.score, parts.table)
         self.may = self._possible()
+        self.looks = self.mask is not None and _loaded(self.mask.live)
         self.buffers: list[tuple[str, Dim]] = []
         every = parts.outer | parts.sizes
         work = mul(product(every[a] for a in (*parts.outer, "i", "j")), dims.add(every["d"], every["e"]))
@@ -154,7 +155,7 @@ class AttentionText:
             self._pack_keys()
         if not self.value_plain:
             self._pack_values()
-        if self.may:
+        if (self.may or self.looks) and not self.tiles.direct:
             self._look_for_infinities()
         self._work()
         return self.out.lines
@@ -232,11 +233,8 @@ class AttentionText:
         out("// where a value is not finite, masked keys count too (0 * inf is NaN)")
         with out.block(self._loops(deps)):
             source, kind, step = self._value_source()
-            out(f"const auto* v = {source};", "vec<float, L> sum(0.0f);")
-            with out.block(f"for (int64_t j = 0; j < {self.sizes['j']}; ++j)"):
-                out(f"each<L>(0, {self.sizes['e']}, [&](int64_t e, auto m) AK_BODY "
-                    f"{{ sum = sum + get<ak::{kind}>(v + j * {step} + e, m) * 0.0f; }});")  # fmt: skip
-            out(f"unfit[{self._place(deps)}] = hsum(sum);")
+            call = f"nothing_of<ak::{kind}, L>({source}, {step}, {self.sizes['j']}, {self.sizes['e']})"
+            out(f"unfit[{self._place(deps)}] = {call};")
 
     # ---- the blocks ----
     def _work(self) -> None:
@@ -351,23 +349,50 @@ class AttentionText:
 
     def _all_keys(self) -> None:
         out, keys = self.out, self.sizes["j"]
-        if self.may is None:
+        if self.may is None and not self.looks:
             out(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS) meet(j0, least(KEYS, {keys} - j0));")
             return
         assert isinstance(self.mask, Masked)
         out("// blocks that the mask empties are left for later; they count only where their rows have no greater score")
-        out(f"const auto may = [&](int64_t j0, int64_t n) {{ return {self.may}; }};", "int64_t left = 0;")
+        with out.block("const auto may = [&](int64_t j0, [[maybe_unused]] int64_t n)", "};"):
+            if self.looks:
+                self._look(self.mask)
+            else:
+                out(f"return {self.may};")
+        odd = "0.0f" if self.tiles.direct else f"unfit[{self._place(self._deps(self.parts.value))}]"
+        out("int64_t left = 0;", f"float odd = {odd};")
         with out.block(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
-            out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (may(j0, n)) meet(j0, n); else ++left;")
+            out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (may(j0, n)) meet(j0, n);")
+            if self.tiles.direct:  # for few queries it is cheaper to look at the values that are left out only
+                _, kind, step = self._value_source()
+                out(f"else ++left, odd += nothing_of<ak::{kind}, L>(v + j0 * {step}, {step}, n, {self.sizes['e']});")
+            else:
+                out("else ++left;")
         self.text.vector = ""
         scope: Scope = {}
         for i in self.text.needed([self.mask.value]):
             self.text.emit(i, scope)
         value = number(self.mask.value) if self.mask.value.kind in ("const", "size") else scope[self.mask.value.id]
-        out(f"bool settled = unfit[{self._place(self._deps(self.parts.value))}] == 0.0f;")
+        out("bool settled = odd == 0.0f;")
         out(f"for (int64_t r = 0; r < rows; ++r) settled = settled && {value} - top[r] < {literal(-SETTLED, 'float')};")
         with out.block(f"if (left && !settled) for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
             out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (!may(j0, n)) meet(j0, n);")
+
+    def _look(self, mask: Masked) -> None:
+        """A mask that lies in memory is read until a key is found that counts."""
+        out = self.out
+        if self.may:
+            out(f"if (!({self.may})) return false;")
+        with out.block("for (int64_t r = 0; r < rows; ++r)"):
+            self._row_axes("r")
+            out("bool some = false;")
+            with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
+                out("[[maybe_unused]] const int64_t j = j0 + c;")
+                self.text.vector = "j"
+                text = self.text.value(self.text.narrowed(mask.live), {})
+                out(f"some = some || any(keep(m, {'~' if mask.inverse else ''}{text}, false));")
+            out("if (some) return true;")
+        out("return false;")
 
     # ---- results ----
     def _results(self) -> None:
@@ -388,6 +413,13 @@ def _plain(part: Inst, along: str, across: str) -> Inst | None:
     """The part as a load whose elements lie side by side along one axis, where it is one."""
     fits = part.kind == "load" and part.dtype in ("float32", "bfloat16", "float16") and part.at.coefficient(along) == 1
     return part if fits and not any(a[0] == "@" for a in part.at.axes) else None
+
+
+def _loaded(live: Inst) -> bool:
+    """Whether a condition is cheap to look up: it reads a tensor along the keys, and no score."""
+    seen = reach([live])
+    reads = any(i.kind == "load" and "j" in i.axes for i in seen)
+    return reads and not any(i.kind == "leaf" or i.cost >= EXPENSIVE for i in seen)
 
 
 def _steps(part: Inst, axis: str) -> bool:

@@ -99,6 +99,13 @@ template <int R, int C, class E, int N> AK_INLINE void update_all(const float* p
   if (e < columns) update<R, 1, E, N>(p, ldp, v + e, ldv, keys, o + e, ldo, first<N>{columns - e});
 }
 
+// 0 where all of `keys` rows of values are finite, NaN else.
+template <class E, int N> AK_INLINE float nothing_of(const typename E::Mem* v, int64_t ldv, int64_t keys, int64_t columns) {
+  vec<float, N> sum(0.0f);
+  for (int64_t j = 0; j < keys; ++j) each<N>(0, columns, [&](int64_t e, auto m) AK_BODY { sum = sum + get<E>(v + j * ldv + e, m) * 0.0f; });
+  return hsum(sum);
+}
+
 // e^x for x <= 0 (and NaN), within 1.01 ULP; 0 below -104. Fewer steps than exp: no overflow to think of, and fused steps.
 template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
   if constexpr (is_wide<float, N>) { return {exp_down(x.lo), exp_down(x.hi)}; }
