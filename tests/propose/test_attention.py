@@ -50,6 +50,12 @@ def window(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax((q @ k.transpose(-1, -2)).masked_fill(~keep, float("-inf")), -1) @ v
 
 
+def causal_padded(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    t = torch.arange(q.shape[2])
+    s = (q @ k.transpose(-1, -2)).masked_fill(t[None, :] > t[:, None], float("-inf"))
+    return torch.softmax(s.masked_fill(hidden[:, None, None, :], float("-inf")), -1) @ v
+
+
 def causal_finite(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Rows without any key that counts are uniform, as the number that masks is finite; then scaled."""
     t = torch.arange(q.shape[2])
@@ -123,6 +129,7 @@ MORE: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] = 
     "decode_bf16": (grouped, lambda: qkv(kv_heads=1, queries=1, dtype=torch.bfloat16), DIRECT),
     "transposed": (transposed, lambda: [qkv()[0], *(torch.randn(2, 4, 24, 50) for _ in range(2))], SMALL),
     "padded": (padded, lambda: [*qkv(kv_heads=1, queries=1), torch.arange(50).expand(2, 50) > 9], DIRECT),
+    "causal_padded": (causal_padded, lambda: [*qkv(), torch.arange(50).expand(2, 50) > 30], SMALL),
     "direct": (window, qkv, Tiles(8, 1, 8, 3, 64, 0, 1, 5)),
 }
 Built = tuple[dict[str, Region], dict[str, Kernel], ctypes.CDLL]
@@ -191,7 +198,7 @@ def poisoned(built: Built, name: str, fill: float, which: int, at: int) -> tuple
     inputs[which][0, 0, at, 3] = fill
     for t in inputs:
         if t.dtype == torch.bool:
-            t[..., 10:] = name == "padded"  # hides these keys: whole blocks of them
+            t[..., 10:] = name != "given"  # hides these keys: whole blocks of them
     space: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "prims": torch.ops.prims, "inf": math.inf, "nan": math.nan}
     exec(region.reference, space)
     (want,) = space["reference"](*inputs, *[region.sizes[s] for s in region.signature.symbols])
@@ -223,7 +230,7 @@ def test_values_that_are_not_finite_stay_where_eager_has_them(quick: Built, name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("name", ["given", "padded", "direct", "safe", "transposed"])
+@pytest.mark.parametrize("name", ["given", "padded", "causal_padded", "direct", "safe", "transposed"])
 def test_more_values_that_are_not_finite_stay_where_eager_has_them(more: Built, name: str, fill: float) -> None:
     not_finite(more, name, fill)
 

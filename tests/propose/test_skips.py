@@ -90,3 +90,17 @@ def test_masked_values_are_followed_through_functions_of_numbers() -> None:
     assert turned is not None and turned.inverse
     assert masked(table.make("fn", "float", (choice, dot), fn="add"), table) is None
     assert masked(dot, table) is None
+
+
+def test_two_masks_that_leave_the_same_number_are_one() -> None:
+    table = Table()
+    dot: Any = table.make("leaf", "float", axes=frozenset("ij"), tensor="dot")
+    low, other = (table.make("const", "float", value=v) for v in (float("-inf"), -1e9))
+    late = table.make("fn", "bool", (position(table, {"j": 1}, 0), position(table, {}, 7)), fn="gt")
+    for value, live in ((low, True), (other, False)):
+        inner = table.make("fn", "float", (causal(table), dot, low), fn="select")
+        found = masked(table.make("fn", "float", (late, value, inner), fn="select"), table)
+        assert found is not None
+        text = possible(found.live, found.inverse, ENDS, NAMES)
+        assert text is not None and not told(text, i0=0, i1=9, j0=8, j1=9)
+        assert told(text, i0=0, i1=3, j0=5, j1=6) is not live

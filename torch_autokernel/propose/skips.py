@@ -30,10 +30,9 @@ def masked(score: Inst, table: Table) -> Masked | None:
         return None
     if score.fn == "select":
         condition, a, b = score.args
-        if not b.axes and _finite_kinds(b):
-            return Masked(condition, False, b)
-        if not a.axes and _finite_kinds(a):
-            return Masked(condition, True, a)
+        for kept, value, inverse in ((a, b, False), (b, a, True)):
+            if not value.axes and _finite_kinds(value):
+                return _both(Masked(condition, inverse, value), masked(kept, table), table)
         return None
     for at, arg in enumerate(score.args):
         others = [x for k, x in enumerate(score.args) if k != at]
@@ -42,6 +41,14 @@ def masked(score: Inst, table: Table) -> Masked | None:
         args = (*score.args[:at], found.value, *score.args[at + 1 :])
         return Masked(found.live, found.inverse, table.make("fn", score.ctype, args, fn=score.fn, node=score.node))
     return None
+
+
+def _both(outer: Masked, inner: Masked | None, table: Table) -> Masked:
+    """Two masks that leave the same number are one."""
+    if inner is None or inner.value != outer.value:
+        return outer
+    lives = tuple(table.make("fn", "bool", (m.live,), fn="not", cost=1.0) if m.inverse else m.live for m in (outer, inner))
+    return Masked(table.make("fn", "bool", lives, fn="and", cost=1.0), False, outer.value)
 
 
 def _finite_kinds(value: Inst) -> bool:
