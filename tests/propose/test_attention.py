@@ -264,7 +264,7 @@ def test_rows_without_a_key_are_nan_or_zero(more: Built) -> None:
 
 
 def test_key_blocks_that_a_mask_empties_are_not_visited(tmp_path: Path) -> None:
-    """Were they visited, the sanctioned reads of a NaN there would show; the values are finite, so they need not be."""
+    """Blocks of queries that meet blocks of keys are counted, against those in which the window leaves some key."""
     torch.manual_seed(SEED)
     region = region_of(window, qkv())
     kernel = write(region.signature, attention.parts_of(region.signature), Tiles(8, 6, 2, 12, 32))
