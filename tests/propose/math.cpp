@@ -1,4 +1,4 @@
-#include <autokernel/math.h>
+#include <autokernel/products.h>
 using namespace ak;
 #define UNARY(f)                                                                        \
   extern "C" void m_##f(const float* x, float* y, int64_t n) {                          \
@@ -9,6 +9,9 @@ using namespace ak;
   }
 UNARY(exp) UNARY(expm1) UNARY(log) UNARY(log1p) UNARY(tanh) UNARY(erf) UNARY(sigmoid) UNARY(sin) UNARY(cos) UNARY(sqrt) UNARY(rsqrt)
 UNARY(floor) UNARY(ceil) UNARY(trunc) UNARY(round) UNARY(sign) UNARY(round_bf16) UNARY(round_f16) UNARY(abs)
+extern "C" void m_exp_down(const float* x, float* y, int64_t n) {
+  each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { const auto v = get<f32>(x + j, m); put<f32>(y + j, exp_down(select(v > 0.0f, 0.0f, v)), m); });
+}
 extern "C" void m_quotient(const float* x, float* y, float d, int64_t n) {
   each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { put<f32>(y + j, get<f32>(x + j, m) / divisor(d), m); });
 }

@@ -27,6 +27,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
     "exp": (np.exp, 1.1), "expm1": (np.expm1, 1.6), "log": (np.log, 1.0), "log1p": (np.log1p, 1.7), "tanh": (np.tanh, 2.5),
     "erf": (_erf, 1.5), "sin": (np.sin, 1.7), "cos": (np.cos, 1.7), "sqrt": (np.sqrt, 0.51), "rsqrt": (lambda x: 1 / np.sqrt(x), 1.6),
     "floor": (np.floor, 0), "ceil": (np.ceil, 0), "trunc": (np.trunc, 0), "round": (np.round, 0), "abs": (np.abs, 0),
+    "exp_down": (lambda x: np.exp(np.minimum(x, 0)), 1.1),
 }  # fmt: skip
 TARGETS = [("native", 16), ("native", 32), ("haswell", 8), ("haswell", 16), ("x86-64", 8)]
 

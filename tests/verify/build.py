@@ -17,7 +17,7 @@ C_TYPE = {
     "float32": "float", "float64": "double", "bfloat16": "uint16_t", "float16": "uint16_t", "int64": "int64_t",
     "int32": "int32_t", "bool": "bool",
 }  # fmt: skip
-FLAGS = ("-O2", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
+FLAGS = ("-O2", "-march=native", "-fopenmp", "-shared", "-nostartfiles", "-fPIC", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
 
 
 def entry(region: Region, workspace: bool) -> str:

@@ -28,6 +28,15 @@ class Graph:
         self.specs.append(spec)
         return Ref(len(self.inputs) - 1)
 
+    def made(self, target: str, *args: Any, shape: Shape, dtype: str, **kwargs: Any) -> Ref:
+        """A value made from numbers alone."""
+        self.ops.append(Op(target, args, {**kwargs, "dtype": Const("dtype", dtype)}, shape, dtype))
+        self.specs.append(TensorSpec.contiguous(shape, dtype))
+        return Ref(len(self.inputs) + len(self.ops) - 1)
+
+    def iota(self, size: str) -> Ref:
+        return self.made("prims.iota.default", Const("dim", size), shape=(size,), dtype="int64", start=0, step=1)
+
     def op(self, target: str, *args: Any, shape: Shape | None = None, dtype: str | None = None, **kwargs: Any) -> Ref:
         """An operation; shape and dtype are those of its first tensor where nothing else is said."""
         first = next(a for a in args if isinstance(a, Ref))
@@ -195,3 +204,22 @@ def greater(m: int = 40, n: int = 64) -> Region:
 def double_sum(m: int = 40, n: int = 500) -> Region:
     """Sum over the last dimension in float64."""
     return row_sum("float64", m, n)
+
+
+def attention(dtype: str = "float32", b: int = 3, m: int = 40, n: int = 48, d: int = 16) -> Region:
+    """softmax(mask(q k^T / 4)) v with q [B, M, D], k and v [B, N, D]; a query sees the keys up to its own number."""
+    g = Graph()
+    q, k, v = (g.input("s0", rows, "s2", dtype=dtype) for rows in ("s1", "s3", "s3"))
+    turned = g.op("aten.permute.default", k, (0, 2, 1), shape=("s0", "s2", "s3"))
+    scores = g.op("aten.mul.Tensor", g.op("aten.bmm.default", q, turned, shape=("s0", "s1", "s3")), 0.25)
+    wide = g.cast(scores, "float32") if dtype != "float32" else scores
+    keys, queries = (g.iota(s) for s in ("s3", "s1"))
+    column = g.op("aten.unsqueeze.default", queries, 1, shape=("s1", 1))
+    hidden = g.op("aten.gt.Tensor", keys, column, shape=("s1", "s3"), dtype="bool")
+    low = g.made("aten.full.default", (), float("-inf"), shape=(), dtype="float32")
+    x = g.op("aten.where.self", hidden, low, wide, shape=("s0", "s1", "s3"), dtype="float32")
+    top = g.op("aten.amax.default", x, (-1,), True, shape=("s0", "s1", 1))
+    e = g.op("aten.exp.default", g.op("aten.sub.Tensor", x, top))
+    w = g.op("aten.div.Tensor", e, g.op("aten.sum.dim_IntList", e, (-1,), True, shape=("s0", "s1", 1)))
+    w = g.cast(w, dtype) if dtype != "float32" else w
+    return g.region(g.op("aten.bmm.default", w, v, shape=("s0", "s1", "s2")), s0=b, s1=m, s2=d, s3=n)

@@ -1,7 +1,8 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
-Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `source`, or None: not for us. A test checks
-that the built-in generator can lower every name here.
+Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `source`, `product`, or None: not for us. A
+product is only for regions that are attention (`attention.py`). A test checks that the built-in generator can lower every
+name here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ VIEWS = frozenset((
 
 REDUCTIONS = frozenset((
     "aten.sum.dim_IntList", "aten.sum.default", "aten.mean.dim", "aten.mean.default", "aten.amax.default",
-    "aten.amin.default", "aten.prod.dim_int", "aten.var_mean.correction", "aten.var.correction",
+    "aten.amin.default", "aten.prod.dim_int", "aten.var_mean.correction", "aten.var.correction", "aten.any.dim",
+    "aten.any.dims",
 ))  # fmt: skip
 
 SHAPED = frozenset((
@@ -43,6 +45,8 @@ SHAPED = frozenset((
 ))  # fmt: skip
 
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
+
+PRODUCTS = frozenset(("aten.bmm.default", "aten.mm.default"))
 
 GETITEM = "getitem"
 
@@ -72,6 +76,8 @@ def kind(name: str) -> str | None:
         return "shaped"
     if name in SOURCES:
         return "source"
+    if name in PRODUCTS:
+        return "product"
     return GETITEM if name == GETITEM else None
 
 

@@ -5,7 +5,8 @@ before it. Nodes of one depth that touch each other form a region: no path can l
 it by one call never makes a cycle. So do nodes of one depth that read the same large tensor; where no kernel pays for such a
 region, its parts are looked at. A node whose users all stand deeper sinks to the shallowest of them, so that cheap
 recomputation lands in the region that reads it. Constants and iotas belong to everybody and are copied into each region.
-Views at the edge stay outside: the kernel gets the strided tensor.
+Views at the edge stay outside: the kernel gets the strided tensor. Before all that, attentions are taken out whole, products
+included (`attention.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from torch_autokernel.capture import ops
+from torch_autokernel.capture import attention, ops
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
 from torch_autokernel.core.errors import CaptureError
@@ -69,21 +70,41 @@ def _double_views(regions: Iterable[Captured]) -> bool:
 
 def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partition | None:
     """One pass; None where a node had to be banned and the cut must be made anew."""
-    fusible = _fusible(graph, banned)
+    out = Partition([], [Left((n.name,), why) for n, why in banned.items()])
+    whole, taken = _attentions(graph, phase, banned, out)
+    regions = _fused(graph, phase, banned, taken, out.left)
+    inner = _fused(graph, phase, banned, set(), []) if whole else []
+    if regions is None or inner is None:
+        return None
+    taken |= {n for c in regions for n in c.members}
+    out.regions = [_with_edge(c, taken) for c in regions]
+    out.regions += [replace(c, parts=_within(c, inner)) for c in whole]
+    return out
+
+
+def _fused(
+    graph: fx.Graph, phase: str, banned: dict[fx.Node, str], taken: set[fx.Node], left: list[Left]
+) -> list[Captured] | None:
+    """Regions of what Inductor could fuse, without the nodes that are taken."""
+    fusible = _fusible(graph, banned) - taken
     free = _free(graph, fusible)
     depth = _depths(graph, fusible)
-    out = Partition([], [Left((n.name,), why) for n, why in banned.items()])
+    regions: list[Captured] = []
     for cluster in _clusters(_components(graph, fusible - free, depth), depth):
-        parts = []
+        parts: list[Captured] = []
         for group in cluster:
-            captured = _one(_with_free(_trim(group), free, graph), free, phase, banned, out.left)
+            captured = _one(_with_free(_trim(group), free, graph), free, phase, banned, left)
             if captured is None:
                 return None
             parts += captured
-        out.regions += _joined(parts, free, graph, phase)
-    taken = {n for c in out.regions for n in c.members}
-    out.regions = [_with_edge(c, taken) for c in out.regions]
-    return out
+        regions += _joined(parts, free, graph, phase)
+    return regions
+
+
+def _within(attention_region: Captured, regions: list[Captured]) -> tuple[Captured, ...]:
+    """The regions between an attention's products, that stand in for it where it is not replaced as a whole."""
+    members = set(attention_region.members)
+    return tuple(c for c in regions if set(c.members) <= members)
 
 
 def _one(
@@ -148,6 +169,21 @@ def _with_edge(captured: Captured, taken: set[fx.Node]) -> Captured:
     return replace(captured, region=region, parts=tuple(_with_edge(p, taken) for p in captured.parts))
 
 
+def _attentions(
+    graph: fx.Graph, phase: str, banned: dict[fx.Node, str], out: Partition
+) -> tuple[list[Captured], set[fx.Node]]:
+    """The attentions as regions of their own, and the nodes that nothing else may take. Each counts as one extern call for
+    what stands around it. Inductor fuses nothing into the products at their ends, so no bytes pass there for nothing."""
+    regions, taken = [], set[fx.Node]()
+    for found in attention.find(graph, lambda n: n not in banned and _values_fit(n)):
+        try:
+            regions.append(attention.capture(found, phase))
+            taken |= set(found.members) - found.copies
+        except CaptureError as error:
+            out.left.append(Left(tuple(n.name for n in found.members), error.message))
+    return regions, taken
+
+
 def _edge_bytes(captured: Captured, taken: set[fx.Node]) -> int:
     """Bytes of the tensors that pass between the region and operations that Inductor could have fused with it."""
     ends = [n for n in captured.inputs if _fuses(_through_views(n), taken)]
@@ -194,7 +230,7 @@ def _fusible(graph: fx.Graph, banned: dict[fx.Node, str]) -> set[fx.Node]:
         if name == ops.GETITEM:
             if node.args[0] in out:
                 out.add(node)
-        elif ops.kind(name) and _values_fit(node):
+        elif ops.kind(name) not in (None, "product") and _values_fit(node):
             out.add(node)
     return out
 

@@ -93,6 +93,14 @@ def _select(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict
     return (*x[:axis], *x[axis + 1 :])
 
 
+def _product(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
+    left, right = shapes
+    sizes.same(left[-1], right[-2])
+    for a, b in zip(left[:-2], right[:-2], strict=True):
+        sizes.same(a, b)
+    return (*left[:-1], right[-1])
+
+
 def _need_constant(sizes: Sizes, dim: Dim) -> None:
     if not isinstance(dim, int):
         raise Pin(dims.symbols((dim,)))
@@ -195,7 +203,9 @@ _RULES: dict[str, Rule] = {
     "aten.slice_scatter.default": _slice_scatter, "aten.constant_pad_nd.default": _pad, "aten.gather.default": _gather,
     "aten.embedding.default": _embedding,
 }  # fmt: skip
-_BY_KIND: dict[str, Rule] = {"pointwise": _pointwise, "reduction": _reduce, "source": _from_arguments}
+_BY_KIND: dict[str, Rule] = {
+    "pointwise": _pointwise, "reduction": _reduce, "source": _from_arguments, "product": _product,
+}  # fmt: skip
 
 
 def infer(name: str, kind: str, sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any],

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from torch_autokernel.capture import ops
+from torch_autokernel.capture import attention, ops
 from torch_autokernel.capture.ambient import tracing_alone
 from torch_autokernel.capture.signature import Captured, capture_region
 from torch_autokernel.core.errors import CaptureError
@@ -102,8 +102,9 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
     members = [n for n in gm.graph.nodes if n.op == "call_function"]
     if constants := [n.name for n in gm.graph.nodes if n.op == "get_attr"]:
         raise CaptureError(f"the function reads a tensor that is not an argument ({constants[0]})")
+    held = {n for found in attention.find(gm.graph) for n in found.members}
     for node in members:
-        if ops.kind(ops.name_of(node.target)) is None:
+        if ops.kind(ops.name_of(node.target)) in (None, "product") and node not in held:
             raise CaptureError(f"{ops.name_of(node.target)} is not among the operations that a region may hold")
     results = _results(gm.graph)
     nodes = list(dict.fromkeys(r for r in results if isinstance(r, fx.Node)))

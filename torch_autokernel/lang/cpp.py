@@ -120,7 +120,9 @@ class _Plan:
         return f"kernel.cpp: {found.problem}\nThe prototype must be:\n{prototype.render(signature, found.has_workspace)}"
 
     def job(self, compiler: Compiler) -> batch.Job:
-        flags = (*FLAGS, *self.candidate.source.flags, "-I", str(INCLUDE), "-shared", "-Wl,--as-needed", "-Wl,-z,defs")
+        # without start files: what the compiler adds there runs at loading and jumps through registers, as no kernel may
+        bare = ("-shared", "-nostartfiles", "-Wl,--as-needed", "-Wl,-z,defs")
+        flags = (*FLAGS, *self.candidate.source.flags, "-I", str(INCLUDE), *bare)
         pieces = (self.source.name, f"entry{int(self.has_workspace)}.o", "-lm")
         return batch.Job((*compiler.command, *flags, *pieces, "-o", self.object.name), self.object)
 
@@ -132,7 +134,7 @@ class _Plan:
             return self.refusal(result.log or f"the compiler ended with code {result.code}", result.seconds)
         content = self.object.read_bytes()
         elf = read_elf(content)
-        if elf.initializers > 1 or elf.finalizers > 1:
+        if elf.initializers or elf.finalizers:
             return self.refusal("the object runs code when it is loaded (a global with a constructor?)", result.seconds)
         facts = {
             "bytes": len(content), "code_bytes": elf.code_bytes, "imports": elf.imports, "needed": elf.needed,

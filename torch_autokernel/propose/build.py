@@ -604,4 +604,10 @@ def _var_mean(c: Call) -> Any:
     return (var, mean) if c.op.target.startswith("aten.var_mean") else var
 
 
+# ---- products: a leaf that only the attention generator knows how to print ----
+@lowers("aten.bmm.default", "aten.mm.default")
+def _product(c: Call) -> Node:
+    return Node("product", c.shape, c.dtype, (c.node(0), c.node(1)))
+
+
 LOWERED: frozenset[str] = frozenset(_TABLE)

@@ -134,11 +134,11 @@ def _assemble(
     total: Dim = 0
     for _name, ctype, count in buffers:
         total = dims.add(total, mul(count, C_BYTES[ctype]), 64)
-    out(*_header(signature, schedule))
+    out(*header(signature, schedule.to_json()))
     if buffers:
         out(f"// workspace: {total}")
     out("#include <autokernel/math.h>", "", "using namespace ak;", f"constexpr int L = {schedule.lanes};  // lanes a step", "")
-    with out.block(f'extern "C" void kernel({", ".join(_parameters(signature, bool(buffers)))})'):
+    with out.block(f'extern "C" void kernel({", ".join(parameters(signature, bool(buffers)))})'):
         if buffers:
             out("char* free_ = static_cast<char*>(workspace);")
         for name, ctype, count in buffers:
@@ -147,14 +147,14 @@ def _assemble(
     return Kernel("\n".join(out.lines) + "\n", total, len(former.sweeps))
 
 
-def _parameters(signature: Signature, workspace: bool) -> list[str]:
+def parameters(signature: Signature, workspace: bool) -> list[str]:
     out = [f"const {ir.C_MEMORY[s.dtype]}* __restrict x{i}" for i, s in enumerate(signature.inputs)]
     out += [f"{ir.C_MEMORY[s.dtype]}* __restrict y{i}" for i, s in enumerate(signature.output_specs)]
     out += [f"int64_t {s}" for s in signature.symbols]
     return out + (["void* workspace"] if workspace else [])
 
 
-def _header(signature: Signature, schedule: Schedule) -> list[str]:
+def header(signature: Signature, choices: Mapping[str, int]) -> list[str]:
     def shape(s: TensorSpec) -> str:
         return f"{s.dtype}[{', '.join(map(str, s.shape))}]"
 
@@ -167,7 +167,7 @@ def _header(signature: Signature, schedule: Schedule) -> list[str]:
     ]
     for at in range(0, len(names), 12):
         lines.append("// " + ("ops: " if at == 0 else "     ") + " ".join(names[at : at + 12]))
-    return [*lines, "// schedule: " + ", ".join(f"{k}={v}" for k, v in schedule.to_json().items())]
+    return [*lines, "// schedule: " + ", ".join(f"{k}={v}" for k, v in choices.items())]
 
 
 __all__ = ["DTYPE_BYTES", "Kernel", "form", "generate"]

@@ -135,6 +135,9 @@ class Puller:
         self.space.ranges[name] = Range(0, node.value)
         return self.value(x, (*index[:dim], Affine.axis(name), *index[dim + 1 :]))
 
+    def _product(self, node: Node, index: Index) -> Inst:
+        raise Refused("a matrix product that is not part of an attention")
+
     def _reduce(self, node: Node, index: Index) -> Inst:
         if not unrolls(node):
             raise Refused("a reduction over other rows than these")

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from torch_autokernel.core.types import Arch, Attempt, Candidate, Region, Source
+from torch_autokernel.propose import attention, attention_text
 from torch_autokernel.propose.choices import Schedule, schedules
 from torch_autokernel.propose.index import Refused
-from torch_autokernel.propose.kernel import generate
+from torch_autokernel.propose.kernel import Kernel, generate
+from torch_autokernel.propose.tiles import Tiles
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class ScheduleProposer:
         if not arch.key.startswith("cpu"):
             return f"the schedule proposer writes C++ for CPUs, not for {arch.key}"
         try:
-            generate(region.signature, Schedule(), region.sizes, _threads(arch))
+            next(self._kernels(region, arch))
         except Refused as reason:
             return str(reason)
         except RecursionError:
@@ -52,15 +54,23 @@ class ScheduleProposer:
 
     def _candidates(self, region: Region, arch: Arch) -> Iterator[Candidate]:
         digest = region.signature.digest
-        for schedule in schedules(region, arch):
-            try:
-                kernel = generate(region.signature, schedule, region.sizes, _threads(arch))
-            except Refused as reason:
-                log.debug("schedule %s is not possible: %s", schedule, reason)
-                continue
+        for schedule, kernel in self._kernels(region, arch):
             launch = {"workspace": kernel.workspace} if kernel.workspace else {}
             source = Source("cpp", kernel.text, flags=FLAGS, schedule=schedule.to_json(), launch=launch)
             yield Candidate(digest, source, self.name)
+
+    def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Schedule | Tiles, Kernel]]:
+        """Kernels by choices; raises Refused where not even the first can be made."""
+        if attention.holds_products(region.signature):
+            yield from attention_text.kernels(region, arch)
+            return
+        for number, schedule in enumerate(schedules(region, arch)):
+            try:
+                yield schedule, generate(region.signature, schedule, region.sizes, _threads(arch))
+            except Refused as reason:
+                if number == 0:
+                    raise
+                log.debug("schedule %s is not possible: %s", schedule, reason)
 
 
 def _threads(arch: Arch) -> int:

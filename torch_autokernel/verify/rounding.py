@@ -66,15 +66,19 @@ class Native(TorchDispatchMode):
 class Noise:
     """Perturbations between 1/2 and 1 of either sign, for run `run` of `runs` (a power of two).
 
-    A source (one operation, one input) gets the same perturbations in every run, but for one sign in each, taken from a row of
-    a Hadamard matrix. Rows are orthogonal, so over all runs the mean square of a result's deviation is the sum of the sources'
-    squares: they cannot cancel by luck, as independent samples would on some rows of a large tensor. With more sources than
-    runs, rows are shared.
+    An element of a source (one operation, one input) gets the same perturbation in every run, but for a sign in each, taken
+    from a row of a Hadamard matrix; sources begin with different rows, and neighbours have different ones. Rows are orthogonal,
+    so over all runs the mean square of a result's deviation is the sum of squares over sources and neighbours: they cannot
+    cancel by luck, as independent samples would on some rows of a large tensor. A softmax shows why neighbours matter: it does
+    not move where its operands are perturbed alike, which of two large ones in a row happens to be so in many rows. With more
+    sources and neighbours than runs, rows of the matrix are shared.
     """
 
     def __init__(self, pool: torch.Tensor, run: int, runs: int) -> None:
         self._pool, self._size = pool, pool.numel() // 2
-        self._run, self._runs, self._source = run, runs, 0
+        self._rows, self._source = runs - 1, 0
+        signs = [-1.0 if (row & run).bit_count() % 2 else 1.0 for row in range(1, runs)]
+        self._signs = torch.tensor(signs, dtype=torch.float64).repeat(self._size // self._rows + 2)
 
     @staticmethod
     def pool(seed: int, most: int) -> torch.Tensor:
@@ -86,11 +90,11 @@ class Noise:
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fresh tensor of the next source's perturbations."""
-        row = self._source % (self._runs - 1) + 1
+        row = self._source % self._rows
         self._source += 1
-        sign = -1.0 if (row & self._run).bit_count() % 2 else 1.0
         start, count = self._source * 7919 % self._size, tensor.numel()
-        turned = self._pool[start : start + min(count, self._size)] * sign
+        some = min(count, self._size)
+        turned = self._pool[start : start + some] * self._signs[row : row + some]
         return (turned if count <= self._size else turned.repeat(-(-count // self._size))[:count]).reshape(tensor.shape)
 
     def relative(self, tensor: torch.Tensor, amplitude: float) -> torch.Tensor:

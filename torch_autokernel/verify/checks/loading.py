@@ -40,7 +40,7 @@ class Loading:
 
 def problem(found: Elf) -> str:
     """What is wrong with how the object is loaded, or nothing."""
-    if found.initializers > 1 or found.finalizers > 1:
+    if found.initializers or found.finalizers:
         return "it runs code of its own when it is loaded or unloaded"
     if found.resolvers:
         return f"the loader would call {found.resolvers} functions of it to bind symbols (IFUNC)"

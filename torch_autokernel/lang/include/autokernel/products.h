@@ -1,0 +1,145 @@
+// Products of small float matrices that lie in a cache: what attention and other matrix kernels put together. Sums of products
+// use fused multiply-add where the machine has it, as BLAS does; everything element by element does not.
+#pragma once
+#include <autokernel/math.h>
+
+namespace ak {
+
+// a * b + c, rounded once where the machine can.
+template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, const vec<float, N>& b, const vec<float, N>& c) {
+  if constexpr (is_wide<float, N>) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
+  else {
+#if defined(AK_AVX512) || defined(__FMA__)
+    vec<float, N> r = c;
+    asm("vfmadd231ps %2, %1, %0" : "+v"(r.r) : "v"(a.r), "vm"(b.r));
+    return r;
+#else
+    return a * b + c;
+#endif
+  }
+}
+
+// s[r][c] = sum over d of q[r][d] * panel[d][c], for R rows and the C*N columns of a panel.
+template <int R, int C, int N> AK_INLINE void panel_dots(const float* q, int64_t ldq, const float* panel, int64_t depth, float* s, int64_t lds) {
+  vec<float, N> sum[R][C];
+  for (int r = 0; r < R; ++r) for (int c = 0; c < C; ++c) sum[r][c] = vec<float, N>(0.0f);
+  for (int64_t d = 0; d < depth; ++d) {
+    vec<float, N> k[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) k[c] = load(panel + (d * C + c) * N, all<N>{});
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const vec<float, N> x(q[r * ldq + d]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sum[r][c] = multiply_add(x, k[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) store(s + r * lds + c * N, sum[r][c], all<N>{});
+  }
+}
+
+// s[r][j] = sum over d of q[r][d] * k[j][d], for R rows and J keys as they lie in memory. Rows of q end in zeros up to a
+// multiple of N.
+template <int R, int J, class E, int N> AK_INLINE void row_dots(const float* q, int64_t ldq, const typename E::Mem* k, int64_t ldk, int64_t depth, float* s, int64_t lds) {
+  vec<float, N> sum[R][J];
+  for (int r = 0; r < R; ++r) for (int j = 0; j < J; ++j) sum[r][j] = vec<float, N>(0.0f);
+  const auto step = [&](int64_t d, auto m) AK_BODY {
+    vec<float, N> key[J];
+#pragma GCC unroll 8
+    for (int j = 0; j < J; ++j) key[j] = get<E>(k + j * ldk + d, m);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const vec<float, N> x = load(q + r * ldq + d, all<N>{});
+#pragma GCC unroll 8
+      for (int j = 0; j < J; ++j) sum[r][j] = multiply_add(x, key[j], sum[r][j]);
+    }
+  };
+  each<N>(0, depth, step);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < J; ++j) s[r * lds + j] = hsum(sum[r][j]);
+  }
+}
+
+// o[r][e] += sum over j of p[r][j] * v[j][e], for R rows, C vectors of columns and `keys` keys. M says which columns exist.
+template <int R, int C, class E, int N, class M> AK_INLINE void update(const float* p, int64_t ldp, const typename E::Mem* v, int64_t ldv, int64_t keys, float* o, int64_t ldo, M m) {
+  vec<float, N> sum[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) sum[r][c] = load(o + r * ldo + c * N, all<N>{});
+  }
+  for (int64_t j = 0; j < keys; ++j) {
+    vec<float, N> x[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) x[c] = get<E>(v + j * ldv + c * N, m);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const vec<float, N> w(p[r * ldp + j]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sum[r][c] = multiply_add(w, x[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) store(o + r * ldo + c * N, sum[r][c], all<N>{});
+  }
+}
+
+// The same over all `columns`; rows of o are that long, rounded up to whole vectors.
+template <int R, int C, class E, int N> AK_INLINE void update_all(const float* p, int64_t ldp, const typename E::Mem* v, int64_t ldv, int64_t keys, int64_t columns, float* o, int64_t ldo) {
+  int64_t e = 0;
+  for (; e + C * N <= columns; e += C * N) update<R, C, E, N>(p, ldp, v + e, ldv, keys, o + e, ldo, all<N>{});
+  for (; e + N <= columns; e += N) update<R, 1, E, N>(p, ldp, v + e, ldv, keys, o + e, ldo, all<N>{});
+  if (e < columns) update<R, 1, E, N>(p, ldp, v + e, ldv, keys, o + e, ldo, first<N>{columns - e});
+}
+
+// 0 where all of `keys` rows of values are finite, NaN else.
+template <class E, int N> AK_INLINE float nothing_of(const typename E::Mem* v, int64_t ldv, int64_t keys, int64_t columns) {
+  vec<float, N> sum(0.0f);
+  for (int64_t j = 0; j < keys; ++j) each<N>(0, columns, [&](int64_t e, auto m) AK_BODY { sum = sum + get<E>(v + j * ldv + e, m) * 0.0f; });
+  return hsum(sum);
+}
+
+// e^x for x <= 0 (and NaN), within 1.01 ULP; 0 below -104. Fewer steps than exp: no overflow to think of, and fused steps.
+template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
+  if constexpr (is_wide<float, N>) { return {exp_down(x.lo), exp_down(x.hi)}; }
+  else {
+    const vec<float, N> shift(12582912.0f), t = multiply_add(x, vec<float, N>(1.44269504f), shift), n = t - shift;
+    const vec<float, N> r = multiply_add(n, vec<float, N>(-0x1.7f7d1cp-20f), multiply_add(n, vec<float, N>(-0x1.62e4p-1f), x));
+    vec<float, N> q(0x1.6a1a72p-10f);
+    q = multiply_add(q, r, vec<float, N>(0x1.123fc6p-7f));
+    q = multiply_add(q, r, vec<float, N>(0x1.555916p-5f));
+    q = multiply_add(q, r, vec<float, N>(0x1.55548ap-3f));
+    q = multiply_add(q, r, vec<float, N>(0x1.fffffcp-2f));
+    const vec<float, N> p = multiply_add(r * r, q, r) + 1.0f;
+    // 2^n by way of 2^(n + 64), so that denormal results are rounded once; n stands in the lowest bits of t
+    const vec<float, N> power = bits<float>((bits<int32_t>(t) + (127 + 64)) << 23);
+    return select(x < -104.0f, 0.0f, p * power * 0x1p-64f);
+  }
+}
+
+// One row of scores turned into weights that are relative to the row's greatest score so far; its sum and the results
+// gathered before are brought to the new scale. A row without any score above -inf keeps weights of 0.
+template <int N> AK_INLINE void online_softmax(float* s, int64_t n, const vec<float, N>& tops, float& top, float& total, float* o, int64_t columns) {
+  const float high = maximum(top, hmax(tops)), shift = high == -std::numeric_limits<float>::infinity() ? 0.0f : high;
+  vec<float, N> sum(0.0f);
+  each<N>(0, n, [&](int64_t j, auto m) AK_BODY {
+    const vec<float, N> w = exp_down(load(s + j, m) - shift);
+    store(s + j, w, m);
+    sum = sum + keep(m, w, 0.0f);
+  });
+  const float scale = top == high ? 1.0f : std::exp(top - shift);
+  if (!(scale == 1.0f)) {
+    for (int64_t e = 0; e < columns; e += N) store(o + e, load(o + e, all<N>{}) * scale, all<N>{});
+  }
+  total = total * scale + hsum(sum);
+  top = high;
+}
+
+}  // namespace ak

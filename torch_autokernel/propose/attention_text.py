@@ -1,0 +1,451 @@
+"""An attention as C++: keys packed into panels (or read as they lie), then blocks of queries against blocks of keys with the
+softmax corrected as it goes, so that no matrix of scores is ever stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import Arch, Region, Signature
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.attention import Parts, parts_of
+from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.functions import EXPENSIVE, literal
+from torch_autokernel.propose.index import Affine, mul, product
+from torch_autokernel.propose.kernel import Kernel, header, parameters
+from torch_autokernel.propose.pull import Inst, Table
+from torch_autokernel.propose.skips import COMPARED, Masked, masked, possible
+from torch_autokernel.propose.sweeps import Sweep, reach
+from torch_autokernel.propose.text import Writer, affine_text, number, size_text
+from torch_autokernel.propose.tiles import Problem, Tiles, choose
+from torch_autokernel.propose.values import Scope, ValueText
+
+FLOAT = 4
+SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
+SETTLED = 104  # exp(-104) is 0 in single precision
+
+
+class PartText(ValueText):
+    """Expressions of an attention's parts; `vector` is the axis that runs along the lanes at hand."""
+
+    def __init__(self, parts: Parts, tiles: Tiles, out: Writer) -> None:  # a part has no sweep, so nothing of one is set up
+        self.sweep = Sweep(0, parts.outer | parts.sizes, [], [], [], table=parts.table)
+        self.out, self.counter, self.stage, self.parked, self.schedule = out, [0], 0, {}, Schedule()
+        self.vector = ""
+        self.axis = {a: a for a in (*parts.outer, *parts.sizes)}
+
+    def narrowed(self, top: Inst) -> Inst:
+        """The value with positions of queries and keys in 32 bits where they are made into floats or compared: no tensor has
+        2^31 of either."""
+        if top.kind != "fn":
+            return top
+        if (top.fn == "to" and top.ctype == "float" or top.fn in COMPARED) and not any(a.kind == "index" for a in top.args):
+            if None not in (short := [_short(a, self.sweep.table) for a in top.args]):
+                return self.sweep.table.make("fn", top.ctype, tuple(short), fn=top.fn, cost=top.cost, node=top.node)  # type: ignore[arg-type]
+        args = tuple(self.narrowed(a) for a in top.args)
+        if args == top.args:
+            return top
+        return self.sweep.table.make("fn", top.ctype, args, fn=top.fn, value=top.value, cost=top.cost, node=top.node)
+
+    def define(self, top: Inst, scope: Scope, without: frozenset[str] = frozenset()) -> None:
+        """Define all that `top` needs, or only the part of it that does not depend on these axes."""
+        for i in self.needed([top]):
+            if not i.axes & without and i.kind != "leaf" and not any(x.kind == "leaf" for x in reach([i])):
+                self.emit(i, scope)
+
+    def value(self, top: Inst, scope: Scope) -> str:
+        """The value as a whole vector."""
+        for i in self.needed([top]):
+            if i.kind != "leaf":
+                self.emit(i, scope)
+        return self.spread(self.name(top, scope), self.wide(top), top.ctype)
+
+    def spread(self, text: str, wide: bool, ctype: str) -> str:
+        return text if wide else f"mask<L>({text})" if ctype == "bool" else f"vec<{ctype}, L>({text})"
+
+
+def _short(inst: Inst, table: Table) -> Inst | None:
+    """An integer made of few positions in 32 bits, or None."""
+    if inst.ctype != "int64_t":
+        return None
+    if inst.kind == "index":
+        plain = all(c in (1, -1) for _, c in inst.at.terms) and isinstance(inst.at.const, int) and abs(inst.at.const) < 2**24
+        return table.make("index", "int32_t", axes=inst.at.axes, at=inst.at, cost=1.0) if plain else None
+    if inst.kind == "const":
+        return table.make("const", "int32_t", value=inst.value, fn=repr(inst.value)) if abs(inst.value) < 2**24 else None
+    if inst.kind == "fn" and inst.fn in ("neg", "abs", "maximum", "minimum"):
+        args = [_short(a, table) for a in inst.args]
+        if None not in args:
+            return table.make("fn", "int32_t", tuple(args), fn=inst.fn, cost=inst.cost, node=inst.node)  # type: ignore[arg-type]
+    return None
+
+
+class AttentionText:
+    """Prints one attention kernel."""
+
+    def __init__(self, signature: Signature, parts: Parts, tiles: Tiles) -> None:
+        self.signature, self.parts, self.tiles = signature, parts, tiles
+        self.out = Writer()
+        self.text = PartText(parts, tiles, self.out)
+        self.score = self.text.narrowed(parts.score)
+        self.sizes = {a: size_text(s) for a, s in (parts.outer | parts.sizes).items()}
+        with_keys = [a for a in parts.outer if a in parts.key.axes | parts.value.axes]
+        self.group = [a for a in parts.outer if a not in with_keys] if tiles.merge else []
+        self.blocks = [a for a in parts.outer if a not in self.group]
+        self.value_plain = _plain(parts.value, "e", "j")
+        self.key_plain = _plain(parts.key, "d", "j") if tiles.direct else None
+        self.mask = masked(parts.score, parts.table)
+        self.may = self._possible()
+        self.looks = self.mask is not None and _loaded(self.mask.live)
+        self.buffers: list[tuple[str, Dim]] = []
+        every = parts.outer | parts.sizes
+        work = mul(product(every[a] for a in (*parts.outer, "i", "j")), dims.add(every["d"], every["e"]))
+        self.many = f" if ({size_text(work)} > {SERIAL})" if isinstance(work, str) or work <= SERIAL else ""
+
+    # ---- sizes ----
+    @property
+    def panel(self) -> int:
+        return self.tiles.nv * self.tiles.lanes
+
+    def _deps(self, part: Inst) -> list[str]:
+        return [a for a in self.parts.outer if a in part.axes]
+
+    def _rows(self) -> Dim:
+        every = self.parts.outer | self.parts.sizes
+        return product([every[a] for a in (*self.group, "i")])
+
+    def _place(self, axes: list[str]) -> str:
+        """The number of a combination of axes."""
+        at = ""
+        for a in axes:
+            at = f"({at} * {self.sizes[a]} + {a})" if at else a
+        return at or "0"
+
+    def _round_up(self, d: Dim) -> Dim:
+        """At least the dim rounded up to whole vectors."""
+        lanes = self.tiles.lanes
+        return -(-d // lanes) * lanes if isinstance(d, int) else dims.add(d, lanes - 1)
+
+    # ---- the kernel ----
+    def kernel(self) -> Kernel:
+        body = self._body()
+        signature, tiles = self.signature, self.tiles
+        total: Dim = 0
+        for _name, count in self.buffers:
+            total = dims.add(total, mul(count, FLOAT), 64)
+        out = Writer()
+        out(*header(signature, tiles.to_json()), f"// workspace: {total}")
+        out(
+            "#include <autokernel/products.h>",
+            "",
+            "using namespace ak;",
+            f"constexpr int L = {tiles.lanes};  // lanes of a vector",
+        )
+        out(f"constexpr int64_t ROWS = {tiles.rows}, KEYS = {tiles.keys}, WORKERS = {tiles.workers};", "")
+        with out.block(f'extern "C" void kernel({", ".join(parameters(signature, True))})'):
+            out("char* free_ = static_cast<char*>(workspace);")
+            for name, count in self.buffers:
+                out(f"float* {name} = take<float>(free_, {size_text(count)});")
+            out(*body)
+        return Kernel("\n".join(out.lines) + "\n", total, 1)
+
+    def _body(self) -> list[str]:
+        if not self.key_plain:
+            self._pack_keys()
+        if not self.value_plain:
+            self._pack_values()
+        if (self.may or self.looks) and not self.tiles.direct:
+            self._look_for_infinities()
+        self._work()
+        return self.out.lines
+
+    def _buffer(self, name: str, *sizes: Dim) -> None:
+        self.buffers.append((name, product(sizes)))
+
+    def _loops(self, axes: list[str], more: str = "") -> str:
+        """Nested loops over axes, shared out among threads; all heads but the last are printed."""
+        heads = [f"for (int64_t {a} = 0; {a} < {self.sizes[a]}; ++{a})" for a in axes] + ([more] if more else [])
+        if not heads:
+            return ""
+        self.out(f"#pragma omp parallel for{f' collapse({len(heads)})' if len(heads) > 1 else ''} schedule(static){self.many}")
+        self.out(*heads[:-1])
+        return heads[-1]
+
+    # ---- packing ----
+    def _pack_keys(self) -> None:
+        part, w = self.parts.key, self.panel
+        deps, keys, depth = self._deps(part), self.parts.sizes["j"], self.parts.sizes["d"]
+        one = mul(dims.add(keys, w - 1), depth)
+        self._buffer("panels", product([self.parts.outer[a] for a in deps]), one)
+        out, self.one_panels = self.out, size_text(one)
+        out(f"// keys in panels of {w}, a panel's keys side by side")
+        with out.block(self._loops(deps, f"for (int64_t j0 = 0; j0 < {self.sizes['j']}; j0 += {w})")):
+            out(f"float* to = panels + {self._place(deps)} * {self.one_panels} + j0 * {self.sizes['d']};")
+            out(f"const int64_t n = least({w}, {self.sizes['j']} - j0);")
+            out(f"if (n < {w}) fill(to, {w} * {self.sizes['d']}, 0.0f);")
+            if _steps(part, "j") and not _steps(part, "d"):
+                with out.block(f"for (int64_t d = 0; d < {self.sizes['d']}; ++d)"):
+                    with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
+                        out("const int64_t j = j0 + c;")
+                        self._put(part, "j", f"put<ak::f32>(to + d * {w} + c, {{}}, m);")
+            else:
+                with out.block("for (int64_t c = 0; c < n; ++c)"):
+                    out("const int64_t j = j0 + c;")
+                    with out.block(f"each<L>(0, {self.sizes['d']}, [&](int64_t d, auto m) AK_BODY", "});"):
+                        self._put(part, "d", f"put_strided<ak::f32>(to + d * {w} + c, {{}}, {w}, m);")
+
+    def _put(self, part: Inst, vector: str, line: str, scope: Scope | None = None) -> None:
+        self.text.vector = vector
+        text = self.text.value(part, {} if scope is None else scope)
+        self.out(line.format(text))
+
+    def _pack_values(self) -> None:
+        part = self.parts.value
+        deps, keys, columns = self._deps(part), self.parts.sizes["j"], self.parts.sizes["e"]
+        one = mul(keys, columns)
+        self._buffer("values", product([self.parts.outer[a] for a in deps]), one)
+        self.one_values = size_text(one)
+        with self.out.block(self._loops(deps, f"for (int64_t j = 0; j < {self.sizes['j']}; ++j)")):
+            self.out(f"float* to = values + {self._place(deps)} * {self.one_values} + j * {self.sizes['e']};")
+            with self.out.block(f"each<L>(0, {self.sizes['e']}, [&](int64_t e, auto m) AK_BODY", "});"):
+                self._put(part, "e", "put<ak::f32>(to + e, {}, m);")
+
+    def _value_source(self) -> tuple[str, str, str]:
+        """Pointer to the first value of these outer axes, its element kind, and the step from key to key."""
+        if self.value_plain is None:
+            return f"values + {self._place(self._deps(self.parts.value))} * {self.one_values}", "f32", self.sizes["e"]
+        return self._plain_source(self.value_plain, "e")
+
+    def _plain_source(self, load: Inst, along: str) -> tuple[str, str, str]:
+        rest = Affine(tuple(t for t in load.at.terms if t[0] not in (along, "j")), load.at.const)
+        return (
+            f"{load.tensor} + {affine_text(rest, self.text.axis)}",
+            ir.ELEMENT[load.dtype],
+            size_text(load.at.coefficient("j")),
+        )
+
+    def _look_for_infinities(self) -> None:
+        """0 for the outer axes whose values are all finite, NaN else: 0 * inf must stay NaN, so nothing is skipped there."""
+        deps = self._deps(self.parts.value)
+        self._buffer("unfit", product([self.parts.outer[a] for a in deps]))
+        out = self.out
+        out("// where a value is not finite, masked keys count too (0 * inf is NaN)")
+        with out.block(self._loops(deps)):
+            source, kind, step = self._value_source()
+            call = f"nothing_of<ak::{kind}, L>({source}, {step}, {self.sizes['j']}, {self.sizes['e']})"
+            out(f"unfit[{self._place(deps)}] = {call};")
+
+    # ---- the blocks ----
+    def _work(self) -> None:
+        out, tiles, p = self.out, self.tiles, self.parts
+        wide, long = self._round_up(p.sizes["d"]), self._round_up(p.sizes["e"])
+        each: dict[str, Dim] = {
+            "queries": mul(tiles.rows, wide), "results": mul(tiles.rows, long), "scores": tiles.mr * tiles.keys,
+            "tops": tiles.rows, "totals": tiles.rows,
+        }  # fmt: skip
+        for name, size in each.items():
+            self._buffer(name, tiles.workers, size)
+        rows = self._rows()
+        out(f"const int64_t ldq = {size_text(wide)}, ldo = {size_text(long)}, lds = KEYS;")
+        count = " * ".join([self.sizes[a] for a in self.blocks] + [f"cdiv({size_text(rows)}, ROWS)"])
+        out(f"const int64_t blocks = {count};", f"#pragma omp parallel for schedule(dynamic){self.many}")
+        with out.block("for (int64_t w = 0; w < WORKERS; ++w)"):
+            out("float* const q = queries + w * ROWS * ldq;", "float* const o = results + w * ROWS * ldo;")
+            out(f"float* const s = scores + w * {tiles.mr} * lds;", "float* const top = tops + w * ROWS;")
+            out("float* const total = totals + w * ROWS;")
+            with out.block("for (int64_t b = blocks - 1 - w; b >= 0; b -= WORKERS)"):
+                self._block(rows)
+
+    def _block(self, rows: Dim) -> None:
+        out, tiles, mr = self.out, self.tiles, self.tiles.mr
+        out(f"const int64_t r0 = b % cdiv({size_text(rows)}, ROWS) * ROWS, rows = least(ROWS, {size_text(rows)} - r0);")
+        left = f"(b / cdiv({size_text(rows)}, ROWS))"
+        for a in reversed(self.blocks):
+            out(f"const int64_t {a} = {left}" + (f" % {self.sizes[a]};" if a != self.blocks[0] else ";"))
+            left = f"({left} / {self.sizes[a]})"
+        self._queries()
+        out(f"fill(o, cdiv(rows, {mr}) * {mr} * ldo, 0.0f);", "fill(total, rows, 0.0f);")
+        out("fill(top, rows, -std::numeric_limits<float>::infinity());")
+        source, kind, step = self._value_source()
+        out(f"const auto* const v = {source};")
+        if self.key_plain:
+            keys, key_kind, key_step = self._plain_source(self.key_plain, "d")
+            out(f"const auto* const k = {keys};")
+        else:
+            key_kind, key_step = "f32", ""
+            out(f"const float* const k = panels + {self._place(self._deps(self.parts.key))} * {self.one_panels};")
+        with out.block("const auto meet = [&](int64_t j0, int64_t n)", "};"):
+            with out.block(f"for (int64_t r1 = 0; r1 < rows; r1 += {mr})"):
+                self._dots(key_kind, key_step)
+                with out.block(f"for (int64_t r = r1; r < least(rows, r1 + {mr}); ++r)"):
+                    self._softmax_row()
+                types = f"{mr}, {tiles.nv}, ak::{kind}, L"
+                out(f"update_all<{types}>(s, lds, v + j0 * {step}, {step}, n, {self.sizes['e']}, o + r1 * ldo, ldo);")
+        self._all_keys()
+        self._results()
+
+    def _row_axes(self, row: str) -> None:
+        """The axes of a row of the block."""
+        if self.group:
+            left = f"(r0 + {row})"
+            names = [*self.group, "i"]
+            for a in reversed(names):
+                self.out(f"const int64_t {a} = {left}" + (f" % {self.sizes[a]};" if a != names[0] else ";"))
+                left = f"({left} / {self.sizes[a]})"
+        else:
+            self.out(f"const int64_t i = r0 + {row};")
+
+    def _queries(self) -> None:
+        out, mr = self.out, self.tiles.mr
+        with out.block("for (int64_t r = 0; r < rows; ++r)"):
+            self._row_axes("r")
+            out("if (ldq != " + self.sizes["d"] + ") fill(q + (r + 1) * ldq - L, L, 0.0f);")
+            with out.block(f"each<L>(0, {self.sizes['d']}, [&](int64_t d, auto m) AK_BODY", "});"):
+                self._put(self.parts.query, "d", "put<ak::f32>(q + r * ldq + d, {}, m);")
+        out(f"fill(q + rows * ldq, (cdiv(rows, {mr}) * {mr} - rows) * ldq, 0.0f);")
+
+    def _dots(self, kind: str, step: str) -> None:
+        out, tiles, mr, d = self.out, self.tiles, self.tiles.mr, self.sizes["d"]
+        if not self.key_plain:
+            w = self.panel
+            with out.block(f"for (int64_t c = 0; c < n; c += {w})"):
+                out(f"panel_dots<{mr}, {tiles.nv}, L>(q + r1 * ldq, ldq, k + (j0 + c) * {d}, {d}, s + c, lds);")
+            return
+        at_once = max(1, min(8, 8 // mr))
+        where = f"q + r1 * ldq, ldq, k + (j0 + c) * {step}, {step}, {d}, s + c, lds"
+        out("int64_t c = 0;")
+        out(f"for (; c + {at_once} <= n; c += {at_once}) row_dots<{mr}, {at_once}, ak::{kind}, L>({where});")
+        if at_once > 1:
+            out(f"for (; c < n; ++c) row_dots<{mr}, 1, ak::{kind}, L>({where});")
+
+    def _softmax_row(self) -> None:
+        out, score = self.out, self.score
+        self._row_axes("r")
+        out("float* const x = s + (r - r1) * lds;", "vec<float, L> tops(-std::numeric_limits<float>::infinity());")
+        scope: Scope = {}
+        self.text.vector = "j"
+        self.text.define(score, scope, frozenset("j"))
+        with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
+            out("[[maybe_unused]] const int64_t j = j0 + c;")
+            inner = scope | {self.parts.dot.id: "dot"}
+            out("const auto dot = load(x + c, m);")
+            text = self.text.value(score, inner)
+            out(f"const auto y = {text};")
+            if score.id != self.parts.dot.id:
+                out("store(x + c, y, m);")
+            out("tops = maximum(tops, keep(m, y, -std::numeric_limits<float>::infinity()));")
+        out(f"online_softmax(x, n, tops, top[r], total[r], o + r * ldo, {self.sizes['e']});")
+
+    # ---- which keys ----
+    def _possible(self) -> str | None:
+        if self.mask is None or "j" not in self.mask.live.axes:
+            return None
+        last = f"{self.sizes['i']} - 1"
+        rows = ("0", last) if self.group else ("r0", "r0 + rows - 1")
+        names = {a: a for a in self.parts.outer}
+        ends = {"j": ("j0", "j0 + n - 1"), "i": rows} | {a: ("0", f"{self.sizes[a]} - 1") for a in self.group}
+        return possible(self.mask.live, self.mask.inverse, ends, names)
+
+    def _all_keys(self) -> None:
+        out, keys = self.out, self.sizes["j"]
+        if self.may is None and not self.looks:
+            out(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS) meet(j0, least(KEYS, {keys} - j0));")
+            return
+        assert isinstance(self.mask, Masked)
+        out("// blocks that the mask empties are left for later; they count only where their rows have no greater score")
+        with out.block("const auto may = [&](int64_t j0, [[maybe_unused]] int64_t n)", "};"):
+            if self.looks:
+                self._look(self.mask)
+            else:
+                out(f"return {self.may};")
+        odd = "0.0f" if self.tiles.direct else f"unfit[{self._place(self._deps(self.parts.value))}]"
+        out("int64_t left = 0;", f"float odd = {odd};")
+        with out.block(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
+            out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (may(j0, n)) meet(j0, n);")
+            if self.tiles.direct:  # for few queries it is cheaper to look at the values that are left out only
+                _, kind, step = self._value_source()
+                out(f"else ++left, odd += nothing_of<ak::{kind}, L>(v + j0 * {step}, {step}, n, {self.sizes['e']});")
+            else:
+                out("else ++left;")
+        self.text.vector = ""
+        scope: Scope = {}
+        for i in self.text.needed([self.mask.value]):
+            self.text.emit(i, scope)
+        value = number(self.mask.value) if self.mask.value.kind in ("const", "size") else scope[self.mask.value.id]
+        out("bool settled = odd == 0.0f;")
+        out(f"for (int64_t r = 0; r < rows; ++r) settled = settled && {value} - top[r] < {literal(-SETTLED, 'float')};")
+        with out.block(f"if (left && !settled) for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
+            out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (!may(j0, n)) meet(j0, n);")
+
+    def _look(self, mask: Masked) -> None:
+        """A mask that lies in memory is read until a key is found that counts."""
+        out = self.out
+        if self.may:
+            out(f"if (!({self.may})) return false;")
+        with out.block("for (int64_t r = 0; r < rows; ++r)"):
+            self._row_axes("r")
+            out("bool some = false;")
+            with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
+                out("[[maybe_unused]] const int64_t j = j0 + c;")
+                self.text.vector = "j"
+                text = self.text.value(self.text.narrowed(mask.live), {})
+                out(f"some = some || any(keep(m, {'~' if mask.inverse else ''}{text}, false));")
+            out("if (some) return true;")
+        out("return false;")
+
+    # ---- results ----
+    def _results(self) -> None:
+        out, p = self.out, self.parts
+        spec = self.signature.output_specs[0]
+        with out.block("for (int64_t r = 0; r < rows; ++r)"):
+            self._row_axes("r")
+            safe = "top[r] == -std::numeric_limits<float>::infinity() ? 1.0f : " if p.safe else ""
+            out(f"const float by = {safe}total[r];")
+            with out.block(f"each<L>(0, {self.sizes['e']}, [&](int64_t e, auto m) AK_BODY", "});"):
+                out("const auto sum = load(o + r * ldo + e, m) / by;")
+                self.text.vector = "e"
+                text = self.text.value(p.result, {p.total.id: "sum"})
+                self.text.store("y0", spec.dtype, p.at, text, True, p.result.ctype)
+
+
+def _plain(part: Inst, along: str, across: str) -> Inst | None:
+    """The part as a load whose elements lie side by side along one axis, where it is one."""
+    fits = part.kind == "load" and part.dtype in ("float32", "bfloat16", "float16") and part.at.coefficient(along) == 1
+    return part if fits and not any(a[0] == "@" for a in part.at.axes) else None
+
+
+def _loaded(live: Inst) -> bool:
+    """Whether a condition is cheap to look up: it reads a tensor along the keys, and no score."""
+    seen = reach([live])
+    reads = any(i.kind == "load" and "j" in i.axes for i in seen)
+    return reads and not any(i.kind == "leaf" or i.cost >= EXPENSIVE for i in seen)
+
+
+def _steps(part: Inst, axis: str) -> bool:
+    """Whether some load of the part has its elements side by side along the axis."""
+    return any(i.kind == "load" and i.at.coefficient(axis) == 1 for i in reach([part]))
+
+
+def write(signature: Signature, parts: Parts, tiles: Tiles) -> Kernel:
+    return AttentionText(signature, parts, tiles).kernel()
+
+
+def kernels(region: Region, arch: Arch) -> Iterator[tuple[Tiles, Kernel]]:
+    """Kernels for a region that is an attention, the most promising first; raises Refused where it is none."""
+    parts = parts_of(region.signature)
+    for tiles in choose(problem(parts, region.sizes), arch):
+        yield tiles, write(region.signature, parts, tiles)
+
+
+def problem(parts: Parts, hints: Mapping[str, int]) -> Problem:
+    def many(sizes: Iterable[Dim]) -> int:
+        out = product(sizes)
+        return max(1, dims.evaluate(out, {s: hints.get(s, 64) for s in dims.symbols([out])}))
+
+    used = parts.key.axes | parts.value.axes
+    group = many(s for a, s in parts.outer.items() if a not in used)
+    queries, keys, depth, columns = (many([parts.sizes[a]]) for a in "ijde")
+    found = masked(parts.score, parts.table)
+    skips = found is not None and bool(found.live.axes & frozenset("ij"))
+    return Problem(many(parts.outer.values()), group, queries, keys, depth, columns, skips)
