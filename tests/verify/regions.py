@@ -195,3 +195,24 @@ def greater(m: int = 40, n: int = 64) -> Region:
 def double_sum(m: int = 40, n: int = 500) -> Region:
     """Sum over the last dimension in float64."""
     return row_sum("float64", m, n)
+
+
+def cumsum(m: int = 24, n: int = 700) -> Region:
+    """Running sums over the last dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1")
+    return g.region(g.op("aten.cumsum.default", x, 1), s0=m, s1=n)
+
+
+def logcumsumexp(m: int = 24, n: int = 700) -> Region:
+    """Running log-sum-exp over the last dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1")
+    return g.region(g.op("aten.logcumsumexp.default", x, 1), s0=m, s1=n)
+
+
+def cumsum_outer(m: int = 300, n: int = 40) -> Region:
+    """Running sums over the first dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1")
+    return g.region(g.op("aten.cumsum.default", x, 0), s0=m, s1=n)

@@ -1,6 +1,6 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
-Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `source`, or None: not for us. A test checks
+Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, or None: not for us. A test checks
 that the built-in generator can lower every name here.
 """
 
@@ -37,9 +37,14 @@ REDUCTIONS = frozenset((
     "aten.amin.default", "aten.prod.dim_int", "aten.var_mean.correction", "aten.var.correction",
 ))  # fmt: skip
 
+# Running sums and the like along one dimension, and the flips that their backward graphs put around them.
+SCANS = frozenset((
+    "aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default",
+))  # fmt: skip
+
 SHAPED = frozenset((
     "aten.cat.default", "aten.slice_scatter.default", "aten.constant_pad_nd.default", "aten.gather.default",
-    "aten.embedding.default",
+    "aten.embedding.default", "aten.flip.default", "prims.rev.default",
 ))  # fmt: skip
 
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
@@ -68,6 +73,8 @@ def kind(name: str) -> str | None:
         return "view"
     if name in REDUCTIONS:
         return "reduction"
+    if name in SCANS:
+        return "scan"
     if name in SHAPED:
         return "shaped"
     if name in SOURCES:

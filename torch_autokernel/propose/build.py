@@ -571,6 +571,25 @@ for _name in ("any", "all"):
         f, _truth(c.node(0)), range(len(c.node(0).shape)), False, "bool")  # fmt: skip
 
 
+# ---- scans ----
+def _scan(fn: str) -> Lowering:
+    def lower(c: Call) -> Node:
+        if ir.category(c.dtype) == 0 or fn == "logsumexp" and ir.category(c.dtype) != 2:
+            raise Refused(f"{c.op.target} with the result {c.dtype}")
+        return ir.scan(fn, c.node(0), int(c.raw(1, "dim")), c.dtype)
+
+    return lower
+
+
+for _name, _fn in (("cumsum", "sum"), ("cumprod", "prod"), ("logcumsumexp", "logsumexp")):
+    _TABLE[f"aten.{_name}.default"] = _scan(_fn)
+
+
+@lowers("aten.flip.default", "prims.rev.default")
+def _flip(c: Call) -> Node:
+    return ir.flip(c.node(0), [int(d) for d in c.raw(1, "dims")])
+
+
 def _moments(x: Node, axes: Sequence[int], correction: float, keepdim: bool, dtype: str) -> tuple[Node, Node]:
     """Variance in two passes (mean first), and the mean."""
     count = _count(x, axes)

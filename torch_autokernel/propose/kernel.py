@@ -36,6 +36,9 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns)
     for reduction in _reductions(outputs):
+        if reduction.kind == "scan":
+            former.place_scan(reduction)
+            continue
         for node in former.in_two_steps(reduction):
             if not unrolls(node):
                 operand = node.args[0]
@@ -49,13 +52,13 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
 def _reductions(outputs: list[Node]) -> list[Node]:
     """The reductions that need loops of their own: operands before users, and otherwise those over the last dimension
     first, so that column sums can join the rows' sweep."""
-    waiting = [n for n in _topological(outputs) if n.kind == "reduce" and not unrolls(n)]
-    below = {id(n): {id(m) for m in _topological([n]) if m.kind == "reduce"} - {id(n)} for n in waiting}
+    waiting = [n for n in _topological(outputs) if n.kind == "scan" or n.kind == "reduce" and not unrolls(n)]
+    below = {id(n): {id(m) for m in _topological([n]) if m.kind in ("reduce", "scan")} - {id(n)} for n in waiting}
     out: list[Node] = []
     while waiting:
         left = {id(n) for n in waiting}
         ready = [n for n in waiting if not below[id(n)] & left]
-        chosen = next((n for n in ready if len(n.args[0].shape) - 1 in n.dims), ready[0])
+        chosen = next((n for n in ready if n.kind == "scan" or len(n.args[0].shape) - 1 in n.dims), ready[0])
         waiting.remove(chosen)
         out.append(chosen)
     return out
@@ -137,7 +140,8 @@ def _assemble(
     out(*_header(signature, schedule))
     if buffers:
         out(f"// workspace: {total}")
-    out("#include <autokernel/math.h>", "", "using namespace ak;", f"constexpr int L = {schedule.lanes};  // lanes a step", "")
+    scans = any(r.kind == "scan" for s in former.sweeps for r in s.roots)
+    out(f"#include <autokernel/{'scan' if scans else 'math'}.h>", "", "using namespace ak;", f"constexpr int L = {schedule.lanes};  // lanes a step", "")
     with out.block(f'extern "C" void kernel({", ".join(_parameters(signature, bool(buffers)))})'):
         if buffers:
             out("char* free_ = static_cast<char*>(workspace);")

@@ -72,6 +72,7 @@ class RowText(ValueText):
                 self.emit(i, scope)
         saved = dict(self.sizes), dict(self.axis)
         loops = self.merged(self.content, self.affines(tops, [roots[k] for k in which]))
+        self._open_scans(tops)
         folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
         for k, name in folds.items():
             self._open(roots[k], name)
@@ -84,6 +85,15 @@ class RowText(ValueText):
     def _open(self, root: Root, name: str) -> None:
         assert root.owner is not None
         self.accumulator(name, root.owner.fn, root.owner.ctype, True)
+
+    def _open_scans(self, tops: list[Inst]) -> None:
+        """The states of the running folds that this pass needs, one for all segments."""
+        self.states = {}
+        for i in self.needed(tops):
+            if i.kind == "scan" and i.value not in self.states:
+                name = self.states[i.value] = self.fresh("running")
+                width = "L" if self.vector and not self.inner else "1"
+                self.out(f"running_{i.fn}<{i.ctype}, {width}> {name};")
 
     def _close(self, root: Root, name: str, scope: Scope) -> None:
         """The row's result from its accumulator."""
@@ -187,7 +197,7 @@ class RowText(ValueText):
     @staticmethod
     def _depth(inst: Inst, loops: list[str]) -> int:
         """How many of the loops must be open before the value can be computed."""
-        own = [a for i in reach([inst]) if i.kind in ("load", "index") for a in i.at.axes]
+        own = [a for i in reach([inst]) if i.kind in ("load", "index", "scan") for a in i.at.axes]
         return max((loops.index(a) + 1 for a in own if a in loops), default=0)
 
     def _finish(self, k: int, value: Inst, scope: Scope, accumulator: str | None = None) -> None:
@@ -201,7 +211,7 @@ class RowText(ValueText):
             self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
         elif root.role == "late":
             self.gather_late(root, text, wide, value.ctype)
-        else:
+        elif root.kind != "scan" or root.target in self.used:
             self.store(root.target, root.dtype, root.store_at, text, wide, value.ctype)
 
     def gather_late(self, root: Root, text: str, wide: bool, ctype: str) -> None:

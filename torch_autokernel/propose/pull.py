@@ -17,7 +17,8 @@ UNROLL = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inst:
-    """One value at one index of the loops. kinds: `load`, `const`, `size`, `index`, `fn`, `fold` (a row's reduction).
+    """One value at one index of the loops. kinds: `load`, `const`, `size`, `index`, `fn`, `fold` (a row's reduction),
+    `scan` (a running fold at `at` along its loop).
 
     `axes` are the loops it depends on; `stage` counts the row reductions that must be finished before it."""
 
@@ -132,6 +133,9 @@ class Puller:
         self.table.indirect[name] = self.table.make("fn", "int64_t", (at,), fn="within", value=node.value, cost=4.0)
         self.space.ranges[name] = Range(0, node.value)
         return self.value(x, (*index[:dim], Affine.axis(name), *index[dim + 1 :]))
+
+    def _scan(self, node: Node, index: Index) -> Inst:
+        raise Refused("a running fold within another loop")
 
     def _reduce(self, node: Node, index: Index) -> Inst:
         if not unrolls(node):
