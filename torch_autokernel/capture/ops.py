@@ -47,6 +47,14 @@ SHAPED = frozenset((
     "aten.embedding.default", "aten.flip.default", "prims.rev.default",
 ))  # fmt: skip
 
+# What a loop's body may hold besides: products with the state, done by the loop's kernel itself.
+IN_LOOPS = frozenset((
+    "aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default", "aten.unbind.int", "aten.split.Tensor",
+    "aten.split_with_sizes.default", "aten.mv.default", "aten.softplus.default", "aten.log_sigmoid_forward.default",
+    "aten.any.dim", "aten.any.default", "aten.all.dim", "aten.all.default", "aten.any.dims", "aten.all.dims",
+))  # fmt: skip
+LOOP = "loop"
+
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
 
 GETITEM = "getitem"

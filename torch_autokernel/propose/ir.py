@@ -1,7 +1,8 @@
 """The graph a kernel is generated from: few kinds of nodes, every index transformation a function.
 
 kinds: `input`, `const` (a number), `size` (a Dim as a number), `iota`, `point` (element by element), `view` (an index
-map), `pieces` (cat, pads, scatters of slices), `reduce`, `scan` (a running fold along one dimension), `gather` (indices that are values).
+map), `pieces` (cat, pads, scatters of slices), `reduce`, `scan` (a running fold along one dimension), `gather` (indices
+that are values).
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ def _assemble(
     if buffers:
         out(f"// workspace: {total}")
     scans = any(r.kind == "scan" for s in former.sweeps for r in s.roots)
-    out(f"#include <autokernel/{'scan' if scans else 'math'}.h>", "", "using namespace ak;", f"constexpr int L = {schedule.lanes};  // lanes a step", "")
+    out(f"#include <autokernel/{'scan' if scans else 'math'}.h>", "", "using namespace ak;")
+    out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")
     with out.block(f'extern "C" void kernel({", ".join(_parameters(signature, bool(buffers)))})'):
         if buffers:
             out("char* free_ = static_cast<char*>(workspace);")
