@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch_autokernel.core import dims
@@ -76,18 +76,24 @@ def build(signature: Signature) -> tuple[list[Node], list[Node]]:
     ]  # fmt: skip
     values: list[Any] = list(inputs)
     for op in signature.ops:
-        if op.target not in _TABLE:
-            raise Refused(f"no lowering for {op.target}")
-        value = _TABLE[op.target](Call(op, values))
-        if isinstance(value, Node):
-            if op.dtype and op.dtype not in ir.ELEMENT:
-                raise Refused(f"{op.target}: no arithmetic for {op.dtype}")
-            if op.dtype and value.dtype != op.dtype:
-                value = ir.rounded(value, op.dtype)
-            if value.shape != op.shape:
-                value = ir.expand(value, op.shape) if value.kind != "reduce" else value
-        values.append(value)
+        values.append(lowered(op, values))
     return inputs, [values[i] for i in signature.outputs]
+
+
+def lowered(op: Op, values: Sequence[Any], more: Mapping[str, Lowering] | None = None) -> Any:
+    """The operation as a node over these values, by the table or by `more`; raises Refused where there is no lowering."""
+    lowering = (more or {}).get(op.target) or _TABLE.get(op.target)
+    if lowering is None:
+        raise Refused(f"no lowering for {op.target}")
+    value = lowering(Call(op, values))
+    if isinstance(value, Node):
+        if op.dtype and op.dtype not in ir.ELEMENT:
+            raise Refused(f"{op.target}: no arithmetic for {op.dtype}")
+        if op.dtype and value.dtype != op.dtype:
+            value = ir.rounded(value, op.dtype)
+        if value.shape != op.shape:
+            value = ir.expand(value, op.shape) if value.kind != "reduce" else value
+    return value
 
 
 # ---- element by element ----

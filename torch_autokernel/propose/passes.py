@@ -20,6 +20,7 @@ class RowText(ValueText):
     """Prints rows. `used` are the workspace buffers that some sweep reads."""
 
     used: frozenset[str] = frozenset()
+    fused = False  # sums of products by fused multiply-add: rounded once, for loops' kernels
     scope: Scope
 
     def row_body(self, group: list[Segment]) -> None:
@@ -111,6 +112,7 @@ class RowText(ValueText):
         """The loops over one segment of the content; values stand in the outermost loop that they can."""
         content = frozenset(self.sweep.content)
         todo = [i for i in self.needed([segment.values[k] for k in which]) if i.axes & content]
+        todo = [i for i in todo if not self._only_added(i, segment, which, todo, folds)]
         depths = {i: self._depth(i, loops) for i in todo}
         sums = [k for k in folds if self.fold_of(self.sweep.roots[k]) == "sum"]
         plan = self._runs(loops, segment) if sums else ""
@@ -136,6 +138,12 @@ class RowText(ValueText):
                 self._content_loop(axis, low, high, body)
 
         inside(0)
+
+    def _only_added(self, i: Inst, segment: Segment, which: list[int], todo: list[Inst], folds: dict[int, str]) -> bool:
+        """Whether the value is a product that nothing but a fused sum reads."""
+        if not self.fused or i.fn != "mul" or self.inner or any(i in u.args for u in todo):
+            return False
+        return all(k in folds and self.fold_of(self.sweep.roots[k]) == "sum" for k in which if segment.values[k] is i)
 
     def _in_runs(self, axis: str, r: Range, sums: list[int], folds: dict[int, str], body: Callable[[], None]) -> None:
         """The loop over an axis in groups of runs, with a sum of its own for each run and each group."""
@@ -202,17 +210,33 @@ class RowText(ValueText):
 
     def _finish(self, k: int, value: Inst, scope: Scope, accumulator: str | None = None) -> None:
         root = self.sweep.roots[k]
-        self.emit_all([value], scope)
-        text, wide = self.name(value, scope), self.wide(value)
+        if accumulator is None or self._factors(root, value, scope) is None:
+            self.emit_all([value], scope)
+            text, wide = self.name(value, scope), self.wide(value)
+        else:
+            text, wide = "", True
         if accumulator is not None:
             text = self.spread(text, wide, value.ctype)
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
-            self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
+            if (factors := self._factors(root, value, scope)) is not None:
+                self.out(f"multiply_add({accumulator}, {', '.join(factors)});")
+            else:
+                self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
         elif root.role == "late":
             self.gather_late(root, text, wide, value.ctype)
         elif root.kind != "scan" or root.target in self.used:
             self.store(root.target, root.dtype, root.store_at, text, wide, value.ctype)
+
+    def _factors(self, root: Root, value: Inst, scope: Scope) -> list[str] | None:
+        """The factors of a product that is added up, where products may be fused with sums."""
+        if not self.fused or self.fold_of(root) != "sum" or self.inner or not self.vector:
+            return None
+        if value.kind != "fn" or value.fn != "mul" or value.ctype != "float" or value.id in scope or not self.wide(value):
+            return None
+        self.emit_all(value.args, scope)
+        a, b = sorted(value.args, key=self.wide)
+        return [self.spread(self.name(x, scope), self.wide(x), x.ctype) for x in (a, b)]
 
     def gather_late(self, root: Root, text: str, wide: bool, ctype: str) -> None:
         raise NotImplementedError

@@ -54,7 +54,7 @@ class Table:
         )
         if key not in self._known:
             stage = max((a.stage for a in args), default=0)
-            real, opaque = frozenset(a for a in axes if a[0] != "@"), [self.indirect[a] for a in axes if a[0] == "@"]
+            real, opaque = frozenset(a for a in axes if a[0] not in "@^"), [self.indirect[a] for a in axes if a[0] == "@"]
             for inst in (*args, *opaque):
                 real |= inst.axes
                 stage = max(stage, inst.stage)

@@ -158,6 +158,7 @@ class Former:
         self.kept: dict[int, str] = {}  # node id -> workspace tensor it is read from in later sweeps
         self.buffers: dict[str, tuple[Node, ir.Shape]] = {}
         self.staged: dict[int, Node] = {}  # reduction -> the same one, made in two steps
+        self.outer: dict[str, Range] = {}  # loops around all sweeps: their names begin with ^
         self._axis = 0
 
     def hint(self, d: Dim) -> int:
@@ -237,7 +238,7 @@ class Former:
     @staticmethod
     def _at(sweep: Sweep, root: Root, index: Index) -> Root:
         """The root with its node evaluated at `index`; where that lands follows by pushing through the views."""
-        space = Space({a: Range(0, s) for a, s in sweep.sizes.items()})
+        space = Space({a: Range(0, s) for a, s in sweep.sizes.items()})  # views that push never see the outer loops
         path, n, pushed = [], root.top, index
         while n is not root.node:
             path.append(n)
@@ -397,7 +398,7 @@ class Former:
                 return self._from_workspace(puller, node, index)
             return None
 
-        puller = Puller(sweep.table, Space(ranges), self.strides, resolve)
+        puller = Puller(sweep.table, Space({**self.outer, **ranges}), self.strides, resolve)
         for k, root in enumerate(sweep.roots):
             segment.values[k] = puller.value(root.node, root.index)
             if root.role == "row":

@@ -37,6 +37,7 @@ class ValueText:
         self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
         if self.vector:
             self.axis[self.vector] = "j"
+        self.axis |= {a: a[1:] for a in former.outer}
 
     # ---- loops ----
     def affines(self, tops: Sequence[Inst], roots: Sequence[Root]) -> list[Affine]:
