@@ -8,12 +8,13 @@ length, counts its operations and compares its results.
 
 from __future__ import annotations
 
+import dis
 import itertools
 import logging
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +23,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_autokernel.capture import ops
+from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.reroll import Carry, Indexed, Rolled, leaves, live, roll, share
 from torch_autokernel.capture.signature import Captured, dtype_name
-from torch_autokernel.capture.whole import Constant, Whole, trace
+from torch_autokernel.capture.whole import Constant, Whole, plain_forward, trace
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.errors import CaptureError
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 
 T = "s0"  # the length's symbol
 _LENGTHS = (7, 11, 13, 17, 19, 23)
-_LEAST = 8  # a shorter loop is not worth it
+LEAST = 8  # a shorter loop is not worth it
+UNROLLED = 64  # a longer one is not traced step by step
 _IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 Where = frozenset[tuple[int, int]]  # (tensor argument, dimension) pairs that are as long as the loop
 
@@ -47,11 +50,53 @@ def capture_recurrence(function: Callable[..., Any], args: Sequence[Any], module
         try:
             with _quietly():
                 return _Capture(function, args, module, where).whole()
+        except _NotTime as error:
+            log.debug("not time, %s: %s", sorted(where), error.message)
         except CaptureError as error:
             reasons.append(error.message)
             log.debug("no loop over %s: %s", sorted(where), error.message)
-    told = [r for r in reasons if "does not grow" not in r] or reasons
-    raise CaptureError(f"no loop was found: {told[0]}" if told else "no argument is long enough for a loop")
+    if reasons:
+        raise Unrolls(f"the loop cannot be rolled up: {reasons[0]}")
+    raise CaptureError("no loop over a dimension of an argument")
+
+
+class Unrolls(CaptureError):
+    """There is a loop, but no kernel can be made of it."""
+
+
+class _NotTime(CaptureError):
+    """The forward does not grow with these dimensions."""
+
+
+def longest(args: Sequence[Any]) -> int:
+    return max((n for a in args if isinstance(a, torch.Tensor) for n in a.shape), default=0)
+
+
+def loops(function: Callable[..., Any], module: torch.nn.Module | None) -> bool:
+    """Whether the Python text of the function, of a user's submodule, or of what they call, loops at all."""
+    todo: list[Any] = [function]
+    if module is not None:
+        for m in module.modules():
+            if type(m).__module__.split(".")[0] != "torch":
+                todo += [f for f in vars(type(m)).values() if isinstance(f, types.FunctionType)]
+    seen: set[Any] = set()
+    while todo:
+        f = todo.pop()
+        f = getattr(f, "__func__", f)
+        if f in seen or not isinstance(f, types.FunctionType):
+            continue
+        seen.add(f)
+        if _jumps_back(f.__code__):
+            return True
+        called = [f.__globals__.get(n) for n in f.__code__.co_names] + [c.cell_contents for c in f.__closure__ or ()]
+        todo += [g for g in called if isinstance(g, (types.FunctionType, types.MethodType)) and g.__module__.split(".")[0] != "torch"]
+    return False
+
+
+def _jumps_back(code: types.CodeType) -> bool:
+    if any(i.opname == "FOR_ITER" or "JUMP_BACKWARD" in i.opname for i in dis.get_instructions(code)):
+        return True
+    return any(_jumps_back(c) for c in code.co_consts if isinstance(c, types.CodeType))
 
 
 @contextmanager
@@ -68,7 +113,7 @@ def _quietly() -> Iterator[None]:
 def _hypotheses(args: Sequence[Any]) -> Iterator[Where]:
     """Which dimensions may be time: all of one size; those of one size at one position; each alone."""
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
-    pairs = [(i, d, int(n)) for i, t in enumerate(tensors) for d, n in enumerate(t.shape) if n >= _LEAST]
+    pairs = [(i, d, int(n)) for i, t in enumerate(tensors) for d, n in enumerate(t.shape) if n >= LEAST]
     groups = [frozenset((i, d) for i, d, n in pairs if n == size) for size in dict.fromkeys(n for *_, n in pairs)]
     groups += [frozenset((i, e) for i, e, n in pairs if n == size and e == d) for _i, d, size in pairs]
     groups += [frozenset(((i, d),)) for i, d, _n in pairs]
@@ -140,10 +185,18 @@ class _Capture:
         self.length = int(self.tensors[i].shape[d])
 
     def whole(self) -> Whole:
-        short, longer = self.make(self.lengths[0]), self.make(self.lengths[1])
+        try:
+            short, longer = self.make(self.lengths[0]), self.make(self.lengths[1])
+        except CaptureError as error:
+            raise _NotTime(error.message) from error
         grown = longer.size - short.size
         if grown <= 0:
-            raise CaptureError("the graph does not grow with the length")
+            raise _NotTime("the graph does not grow with the length")
+        for node in live(longer.graph):
+            if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
+                raise CaptureError(f"an argument is changed by {ops.name_of(node.target)}")
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                raise CaptureError(f"{ops.name_of(node.target)} draws random numbers")
         if grown % (longer.length - short.length):
             raise CaptureError("the graph does not grow by the same number of operations a step")
         period = grown // (longer.length - short.length)
@@ -158,7 +211,7 @@ class _Capture:
         region = Region(signature, print_reference(signature), {T: self.length}, ())
         order = tuple(short.placeholders.index(n) for n in writer.inputs)
         captured = Captured(region, tuple(writer.inputs), (), ())
-        return Whole(captured, order, writer.results, short.spec, tuple(short.names))
+        return Whole(captured, order, writer.results, short.spec, tuple(short.names), self.where)
 
 
 class _Writer:
@@ -519,19 +572,50 @@ class _Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         flat = [a for a in pytree.tree_leaves((args, kwargs or {})) if isinstance(a, (float, bool, torch.dtype))]
-        self.seen[str(func), *map(str, flat)] += 1
+        self.seen[(str(func), *map(str, flat))] += 1
         return func(*args, **(kwargs or {}))
 
 
-@dataclass(frozen=True)
-class Witness:
-    """What the original gives at the real length."""
-
-    leaves: tuple[Any, ...]
-
-
-def count(call: Callable[[], Any]) -> tuple[Counter[Any], Any]:
+def _counted(function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None) -> tuple[Counter[Any], Any]:
     counter = _Count()
-    with torch.no_grad(), counter:
-        out = call()
+    with torch.no_grad(), ordinary_torch(), plain_forward(module, function), counter:
+        out = function(*args) if module is None else function(module, *args)
     return counter.seen, out
+
+
+def witness(whole: Whole, function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None) -> list[Any]:
+    """The original's results (leaves) at the real length. Raises CaptureError where its operations are not those of the short
+    lengths, extended: Python that looks at the length would show there."""
+    length = whole.captured.region.sizes[T]
+    assert whole.where is not None
+    counts = {n: _counted(function, _resized(args, whole.where, n), module)[0] for n in _LENGTHS[:2]}
+    (a, short), (b, longer) = counts.items()
+    real, out = _counted(function, args, module)
+    for key in short.keys() | longer.keys() | real.keys():
+        if (real[key] - short[key]) * (b - a) != (longer[key] - short[key]) * (length - a):
+            raise CaptureError(f"at length {length} the function runs {key[0]} {real[key]} times, which is not as at short lengths")
+    return pytree.tree_leaves(out)
+
+
+def agree(mine: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    """Whether the kernel's results are the original's but for rounding: by the ratio of root mean squares, as recurrences are
+    compared."""
+    if len(mine) != len(theirs):
+        return False
+    for x, y in zip(mine, theirs, strict=True):
+        if not isinstance(y, torch.Tensor):
+            if x != y:
+                return False
+            continue
+        if x.shape != y.shape or x.dtype != y.dtype or x.stride() != y.stride() and y.numel() > 1:
+            return False
+        usual = y.isfinite()
+        if not torch.equal(usual, x.isfinite()):
+            return False
+        error, size = (x - y).double()[usual].square().mean().sqrt(), y.double()[usual].square().mean().sqrt()
+        if usual.any() and not error <= _RATIO[y.dtype] * size:
+            return False
+    return True
+
+
+_RATIO = {torch.float32: 2e-3, torch.float64: 1e-6, torch.bfloat16: 5e-2, torch.float16: 1e-2}
