@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,8 +37,9 @@ from torch_autokernel.core.types import DTYPE_BYTES, Const, Op, Ref, Region, Sig
 log = logging.getLogger(__name__)
 
 T = "s0"  # the length's symbol
-_LENGTHS = (7, 11, 13, 17, 19, 23)
+_LENGTHS = (7, 9, 11, 13, 15, 17)
 LEAST = 8  # a shorter loop is not worth it
+_MOST_CALLS = 2000
 UNROLLED = 64  # a longer one is not traced step by step
 _IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 Where = frozenset[tuple[int, int]]  # (tensor argument, dimension) pairs that are as long as the loop
@@ -114,7 +116,8 @@ def _hypotheses(args: Sequence[Any]) -> Iterator[Where]:
     """Which dimensions may be time: all of one size; those of one size at one position; each alone."""
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
     pairs = [(i, d, int(n)) for i, t in enumerate(tensors) for d, n in enumerate(t.shape) if n >= LEAST]
-    groups = [frozenset((i, d) for i, d, n in pairs if n == size) for size in dict.fromkeys(n for *_, n in pairs)]
+    pairs.sort(key=lambda p: -p[2])
+    groups = [frozenset((i, d) for i, d, n in pairs if n == size) for size in sorted({n for *_, n in pairs}, reverse=True)]
     groups += [frozenset((i, e) for i, e, n in pairs if n == size and e == d) for _i, d, size in pairs]
     groups += [frozenset(((i, d),)) for i, d, _n in pairs]
     yield from list(dict.fromkeys(groups))[:12]
@@ -143,7 +146,8 @@ class _Traced:
     """The call at one length."""
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], module: Any, where: Where, length: int) -> None:
-        gm, self.spec, self.names = trace(function, _resized(args, where, length), module)
+        with _Few():
+            gm, self.spec, self.names = trace(function, _resized(args, where, length), module)
         self.graph = _functional(gm).graph
         share(self.graph, length)
         self.length = length
@@ -154,6 +158,19 @@ class _Traced:
     @property
     def size(self) -> int:
         return len(live(self.graph))
+
+
+class _Few(TorchFunctionMode):
+    """Ends a trace that does not end soon: what was made short is not what the loop goes over."""
+
+    def __init__(self) -> None:
+        self.left = _MOST_CALLS
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise _NotTime(f"more than {_MOST_CALLS} calls of torch at a length of a few steps")
+        return func(*args, **(kwargs or {}))
 
 
 def _functional(gm: fx.GraphModule) -> fx.GraphModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 from torch_autokernel.core import dims
@@ -187,13 +188,14 @@ def _index(shape: ir.Shape, prefix: str, fixed: Mapping[int, str], ranges: dict[
     return tuple(out)
 
 
-def find_parallel(cell: Cell) -> None:
+def find_parallel(cell: Cell, enough: int) -> None:
     """Fill in the dimensions along which nothing depends on anything else: for each, the state's dimension by state, the
-    result's by result, and the size. The last dimension of the first state stays for vectors."""
+    result's by result, and the size. The last dimension of the first state stays for vectors, and so do others once there are
+    `enough` slices: what they share is computed once then."""
     if not cell.state:
         raise Refused("a loop that carries nothing")
     for d in range(len(cell.state[0].shape) - 1):
-        if cell.state[0].shape[d] == 1:
+        if cell.state[0].shape[d] == 1 or prod(n for _w, _o, n in cell.parallel if isinstance(n, int)) >= enough:
             continue
         try:
             found = _follow(cell, {0: d})
@@ -247,6 +249,21 @@ def _out_dim(out: Out, where: Mapping[int, int], number: Mapping[str, int]) -> i
                 return None
             axes.add(at.terms[0][0])
     return int(axes.pop()[1:]) if len(axes) == 1 and all(a[0] == "o" for a in axes) else None
+
+
+def layout(cell: Cell, i: int) -> list[int]:
+    """The order of a state's dimensions in memory: those that sums run over first, so that vectors run along another."""
+    rank = len(cell.state[i].shape)
+    summed: set[int] = set()
+    for node in (*cell.then, *(o.node for o in cell.outs)):
+        for label, index in _reads(node, "z", {}).states:
+            if label == f"state{i}":
+                summed |= {d for d in range(rank) if any(a[0] == "k" for a in index[d].axes)}
+    free = [d for d in range(rank) if d not in summed and cell.state[i].shape[d] != 1]
+    slices = {where[i] for where, _o, _n in cell.parallel}
+    if not summed or not [d for d in free if d not in slices]:
+        return list(range(rank))
+    return sorted(range(rank), key=lambda d: (d not in summed, d))
 
 
 # ---- one slice of it ----

@@ -44,7 +44,7 @@ def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
 
     costly = [
         i for i in values
-        if v in i.axes and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE and any(not small(u) for u in users[i])
+        if (v in i.axes or former.outer) and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE and any(not small(u) for u in users[i])
     ]  # fmt: skip
     found = {i: i.axes for i in costly}
     found.update(_blockers(former, sweep, v, values, users, total))
@@ -87,7 +87,7 @@ def _ahead(former: Former, sweep: Sweep, inst: Inst, axes: tuple[str, ...]) -> S
     shape = tuple(sizes.values())
     former.buffers[name] = (node, shape)
     into = tuple(Affine.axis(a) for a in axes)
-    own = tuple(Affine(tuple(t for t in i.terms if t[0] in axes), i.const) for i in index)
+    own = tuple(Affine(tuple(t for t in i.terms if t[0] in axes or t[0][0] == "^"), i.const) for i in index)
     root = Root("keep", node, node, own, into, name, former.stored(node), contiguous(shape))
     new = Sweep(0, sizes, list(axes), list(axes), [], [root], hoisted=dict(sweep.hoisted))
     former.analyse(new)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.cell import TIME, Cell, Out, Slicer, find_parallel, read
+from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, layout, read
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.emit import SweepText
 from torch_autokernel.propose.hoist import hoist
@@ -62,10 +61,11 @@ class Recurrence:
         self.strides: dict[str, tuple[Dim, ...]] = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
         self.counter = [0]
         self.packed: list[tuple[str, Node]] = []
+        self.own: dict[int, tuple[Dim, ...]] = {}  # the steps of a state's dimensions within a slice
 
     def kernel(self) -> Kernel:
         self._pack()
-        find_parallel(self.cell)
+        find_parallel(self.cell, 2 * self.threads)
         try:
             return self._print()
         except Refused:
@@ -129,7 +129,8 @@ class Recurrence:
         axes = {f"z{d}": Range(0, s) for d, s in enumerate(n.shape)}
         assert n.pull is not None
         try:
-            found = n.pull(Space({**axes, TIME: Range(0, 1 << 40)}), tuple(ZERO if s == 1 else Affine.axis(f"z{d}") for d, s in enumerate(n.shape)))
+            index = tuple(ZERO if s == 1 else Affine.axis(f"z{d}") for d, s in enumerate(n.shape))
+            found = n.pull(Space({**axes, TIME: Range(0, 1 << 40)}), index)
         except (Refused, SplitNeeded):
             return False
         return any(TIME in i.axes for i in found)
@@ -153,11 +154,11 @@ class Recurrence:
         self.outer = outer
         states, size = self._states()
         tops = [slicer.root(n, slicer.of_state(i)) for i, n in enumerate(cell.then)]
-        targets = [_Target(n, f"next{i}", self._held(cell.state[i]), contiguous(n.shape)) for i, n in enumerate(tops)]
+        targets = [_Target(n, f"next{i}", self._held(cell.state[i]), self.own[i]) for i, n in enumerate(tops)]
         pointers, steps, after = self._results()
         slicer.check([t.node for t in (*targets, *steps)])
         first = [
-            _Target(slicer.root(n, slicer.of_state(i)), f"state{i}", self._held(n), contiguous(tops[i].shape)) for i, n in enumerate(cell.first)
+            _Target(slicer.root(n, slicer.of_state(i)), f"state{i}", self._held(n), self.own[i]) for i, n in enumerate(cell.first)
         ]
         parts = {
             "first": self._part(first, {}), "step": self._part([*targets, *steps], {TIME: Range(0, cell.steps)}),
@@ -177,7 +178,10 @@ class Recurrence:
         for i, node in enumerate(self.cell.state):
             fixed = self.slicer.of_state(i)
             shape = tuple(1 if d in fixed else s for d, s in enumerate(node.shape))
-            self.strides[f"state{i}"] = tuple(0 if d in fixed else s for d, s in enumerate(contiguous(shape)))
+            order = layout(self.cell, i)
+            dense = dict(zip(order, contiguous(tuple(shape[d] for d in order)), strict=True))
+            self.strides[f"state{i}"] = tuple(0 if d in fixed else dense[d] for d in range(len(shape)))
+            self.own[i] = tuple(dense[d] for d in range(len(shape)) if d not in fixed)
             out += [(f"{name}{i}", node.ctype, product(shape)) for name in ("state", "next")]
         return out, sum(_padded(count, ctype) for _n, ctype, count in out)
 
@@ -326,6 +330,3 @@ def generate_loop(signature: Signature, schedule: Schedule, hints: Mapping[str, 
         return Recurrence(signature, schedule, hints, threads).kernel()
     except SplitNeeded as need:
         raise Refused(f"a loop over slices would have to be split by {need.inner}") from need
-
-
-__all__ = ["Any", "Cell", "generate_loop"]

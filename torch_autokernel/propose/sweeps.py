@@ -58,7 +58,7 @@ class Root:
 
     @property
     def axes(self) -> frozenset[str]:
-        return frozenset(a for i in self.index for a in i.axes)
+        return frozenset(a for i in self.index for a in i.axes if a[0] != "^")
 
     @property
     def kept(self) -> frozenset[str]:
@@ -255,6 +255,8 @@ class Former:
         candidates = [list(sweep.order)]
         if sweep.content:
             candidates.append([a for a in sweep.order if a in sweep.rows])
+        if self.outer:  # a state and a product with it may come in either order
+            candidates.append(sweep.order[::-1])
         for names in candidates:
             trial = sweep.copy()
             try:
