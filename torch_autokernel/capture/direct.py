@@ -15,8 +15,9 @@ from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.index_guard import guarded
 from torch_autokernel.capture.record import Record, note
-from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, agree, capture_recurrence, longest, loops, witness
+from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, capture_recurrence, longest, loops
 from torch_autokernel.capture.whole import Constant, Whole, capture_whole
+from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
 from torch_autokernel.engine import Engine

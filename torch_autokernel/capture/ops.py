@@ -1,7 +1,7 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
-Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, or None: not for us. A test checks
-that the built-in generator can lower every name here.
+Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, or None: not for us. A test
+checks that the built-in generator can lower every name here.
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ def _loop(op: Op, names: list[str], name: str) -> list[str]:
     lines += [f"    o{k} = {local[out[1]]}" for k, out in enumerate(outs) if out[0] == "last"]
     if carries:
         lines.append(f"    {', '.join(carries)} = {', '.join(local[n] for n in nexts)}")
-    made = [f"aten.stack.default(o{k}{'[::-1]' if out[3] else ''}, {out[2]})" if out[0] == "all" else f"o{k}" for k, out in enumerate(outs)]
+    made = [f"o{k}" for k in range(len(outs))]
+    for k, (how, _value, dim, back) in enumerate(outs):
+        if how == "all":
+            made[k] = f"aten.stack.default(o{k}{'[::-1]' if back else ''}, {dim})"
     return [f"    {line}" for line in (*lines, f"{name} = ({', '.join(made)},)")]
 
 

@@ -1,8 +1,9 @@
 """An unrolled loop back to a loop: the graph of a forward at one length, cut into prologue, equal steps, epilogue.
 
-A period p is looked for with matching (operation, dtypes, shapes, constants). Then every operand of every step must be one of: the same
-value in all steps (*invariant*), a value of the same step, a value of the step before (*carry*), or a slice of a tensor whose
-index moves by one a step (*indexed*). Whatever else there is raises CaptureError with the reason; nothing is guessed.
+A period p is looked for with matching (operation, dtypes, shapes, constants). Then every operand of every step must be one
+of: the same value in all steps (*invariant*), a value of the same step, a value of the step before (*carry*), or a slice of
+a tensor whose index moves by one a step (*indexed*). Whatever else there is raises CaptureError with the reason; nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch_autokernel.capture import ops
 from torch_autokernel.core.errors import CaptureError
 
 _LATE = frozenset((
-    "aten.select.int", "aten.slice.Tensor", "aten.unsqueeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "aten.permute.default",
+    "aten.select.int", "aten.slice.Tensor", "aten.unsqueeze.default", "aten.squeeze.dim", "aten.squeeze.dims",
+    "aten.permute.default",
     "aten.view.default", "aten.reshape.default", "aten.expand.default", "aten.unbind.int", "aten.split.Tensor",
     "aten.split_with_sizes.default", "aten.full.default", "aten.scalar_tensor.default", "aten.clone.default", ops.GETITEM,
 ))  # fmt: skip
@@ -255,7 +257,7 @@ def _indexed(column: list[fx.Node], name: str, at: list[int], place: dict[fx.Nod
         if ops.name_of(source.target) != "aten.unbind.int":
             raise CaptureError("the pieces of a split are taken in turn")
         dim = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
-        source = source.args[0]  # type: ignore[assignment]
+        source = source.args[0]
     if source in place:
         raise CaptureError("what is indexed is made within the loop")
     rank = source.meta["val"].dim()  # type: ignore[union-attr]

@@ -20,8 +20,8 @@ from torch_autokernel.core.types import Region
 @dataclass(frozen=True)
 class Whole:
     """A captured call. `order[i]` says which flat tensor (arguments first, then `parameters`) is input i of the region;
-    `outputs[j]` which result of the region is leaf j of the returned structure, or a constant. `where` names the dimensions of tensor
-    arguments that are time, for a forward with a loop."""
+    `outputs[j]` which result of the region is leaf j of the returned structure, or a constant. `where` names the dimensions
+    of tensor arguments that are time, for a forward with a loop."""
 
     captured: Captured
     order: tuple[int, ...]

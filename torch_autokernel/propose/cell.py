@@ -1,4 +1,4 @@
-"""A loop's body as nodes: what it carries, what it reads of this step, which of its dimensions are independent of each other."""
+"""A loop's body as nodes: what it carries, what it reads of this step, which of its dimensions do not depend on each other."""
 
 from __future__ import annotations
 
@@ -323,9 +323,8 @@ class Slicer:
             inner = {at[d]: a for d, a in fixed.items()}
             left = [d for d in range(len(args[0].shape)) if d not in inner]
             shape = tuple(s for d, s in enumerate(n.shape) if d not in fixed)
-            cut = Node(
-                "reduce", shape, n.dtype, (_without(args[0], inner),), n.fn, dims=tuple(left.index(d) for d in n.dims), keepdim=n.keepdim
-            )  # fmt: skip
+            over, operand = tuple(left.index(d) for d in n.dims), _without(args[0], inner)
+            cut = Node("reduce", shape, n.dtype, (operand,), n.fn, dims=over, keepdim=n.keepdim)
             return ir.view(cut, n.shape, lambda s, i: tuple(e for d, e in enumerate(i) if d not in fixed))
         return replace(n, args=args) if any(a is not b for a, b in zip(args, n.args, strict=True)) else n
 

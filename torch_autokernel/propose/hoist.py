@@ -44,7 +44,8 @@ def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
 
     costly = [
         i for i in values
-        if (v in i.axes or former.outer) and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE and any(not small(u) for u in users[i])
+        if (v in i.axes or former.outer) and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE
+        and any(not small(u) for u in users[i])
     ]  # fmt: skip
     found = {i: i.axes for i in costly}
     found.update(_blockers(former, sweep, v, values, users, total))

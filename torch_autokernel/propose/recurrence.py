@@ -158,7 +158,8 @@ class Recurrence:
         pointers, steps, after = self._results()
         slicer.check([t.node for t in (*targets, *steps)])
         first = [
-            _Target(slicer.root(n, slicer.of_state(i)), f"state{i}", self._held(n), self.own[i]) for i, n in enumerate(cell.first)
+            _Target(slicer.root(n, slicer.of_state(i)), f"state{i}", self._held(n), self.own[i])
+            for i, n in enumerate(cell.first)
         ]
         parts = {
             "first": self._part(first, {}), "step": self._part([*targets, *steps], {TIME: Range(0, cell.steps)}),
@@ -203,9 +204,13 @@ class Recurrence:
             (steps if moving else after).append(target)
         return pointers, steps, after
 
-    def _place(self, node: Node, base: Node, stride: tuple[Dim, ...], out: Out, fixed: Mapping[int, str]) -> tuple[str, tuple[Dim, ...]]:
+    def _place(
+        self, node: Node, base: Node, stride: tuple[Dim, ...], out: Out, fixed: Mapping[int, str]
+    ) -> tuple[str, tuple[Dim, ...]]:
         """Where this step's part of a result begins, and the steps of its own dimensions, in the output's memory."""
-        index = tuple(ZERO if n == 1 and not (out.every and d == out.dim) else Affine.axis(f"d{d}") for d, n in enumerate(base.shape))
+        index = tuple(
+            ZERO if n == 1 and not (out.every and d == out.dim) else Affine.axis(f"d{d}") for d, n in enumerate(base.shape)
+        )
         space = Space({f"d{d}": Range(0, n) for d, n in enumerate(base.shape)})
         path, n = [], node
         while n is not base:
@@ -225,7 +230,9 @@ class Recurrence:
             c = at.coefficient(f"d{out.dim}")
             moved = moved + Affine.axis(TIME).times(c)
             if out.back:
-                moved = Affine.of({a: k for a, k in moved.terms if a != TIME}, moved.const) + Affine.axis(TIME).times(mul(-1, c))
+                moved = Affine.of({a: k for a, k in moved.terms if a != TIME}, moved.const) + Affine.axis(TIME).times(
+                    mul(-1, c)
+                )
                 moved = moved.plus(mul(c, dims.add(self.cell.steps, -1)))
         text = affine_text(moved, {a: a[1:] for a, _c in moved.terms})
         return text, tuple(at.coefficient(f"d{own[d]}") for d in range(len(own)) if d not in fixed)
@@ -263,7 +270,8 @@ class Recurrence:
                   pointers: list[tuple[str, str, str, bool]]) -> Kernel:  # fmt: skip
         slices = product(n for _w, _o, n in self.cell.parallel)
         each = size + max(p.bytes for p in parts.values())
-        packed = sum(_padded(product(n.shape), n.ctype) for _name, n in self.packed) + max([p.bytes for p in packing], default=0)
+        spare = max((p.bytes for p in packing), default=0)
+        packed = sum(_padded(product(n.shape), n.ctype) for _name, n in self.packed) + spare
         total = dims.add(mul(slices, each), packed, 64)
         out = Writer()
         out(*header(self.signature, self.schedule), f"// workspace: {total}", "#include <autokernel/math.h>", "")
@@ -274,8 +282,8 @@ class Recurrence:
             for part in packing:
                 with out.block(""):
                     out("char* own = free_;" if part.bytes else "", *part.lines)
-            if packing and max(p.bytes for p in packing):
-                out(f"free_ += {max(p.bytes for p in packing)};")
+            if spare:
+                out(f"free_ += {spare};")
             self._slices(out, each, states, parts, pointers)
         return Kernel("\n".join(line for line in out.lines if line.strip() or not line) + "\n", total, len(parts))
 
