@@ -50,7 +50,7 @@ SHAPED = frozenset((
 # What a loop's body may hold besides: products with the state, done by the loop's kernel itself.
 IN_LOOPS = frozenset((
     "aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default", "aten.unbind.int", "aten.split.Tensor",
-    "aten.split_with_sizes.default", "aten.mv.default", "aten.softplus.default", "aten.log_sigmoid_forward.default",
+    "aten.split_with_sizes.default", "aten.mv.default",
     "aten.any.dim", "aten.any.default", "aten.all.dim", "aten.all.default", "aten.any.dims", "aten.all.dims",
 ))  # fmt: skip
 LOOP = "loop"
