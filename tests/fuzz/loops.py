@@ -77,7 +77,8 @@ def check(seed: int) -> str:
     except CaptureError as refused:
         return refused.message
     function = load_reference(whole.captured.region.reference)
-    for length in (31, 2, 3, 8, 50):
+    least = whole.captured.region.signature.guards.get("s0", 1)
+    for length in (31, *(n for n in (2, 3, 8, 50) if n >= least)):
         args = inputs(length)
         want = forward(*args)
         want = want if isinstance(want, tuple) else (want,)

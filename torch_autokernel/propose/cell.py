@@ -12,6 +12,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Op, Ref, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import Call, lowered, size
+from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded
 from torch_autokernel.propose.ir import Index, Node
 from torch_autokernel.propose.pull import operand_index
@@ -143,6 +144,7 @@ class Reads:
         self.space = Space(ranges)
         self.states: set[tuple[str, Index]] = set()
         self.sums: dict[Node, set[Index]] = {}
+        self.costly: set[Index] = set()
         self._seen: set[tuple[int, Index]] = set()
 
     def walk(self, node: Node, index: Index) -> None:
@@ -157,6 +159,8 @@ class Reads:
             if n.kind == "input":
                 self.states.add((n.label, i))
             elif n.kind == "point":
+                if FUNCTIONS[n.fn][1] >= EXPENSIVE:
+                    self.costly.add(i)
                 todo += [(a, ir.broadcast(i, a.shape)) for a in n.args]
             elif n.kind == "view":
                 assert n.pull is not None
@@ -190,19 +194,26 @@ def _index(shape: ir.Shape, prefix: str, fixed: Mapping[int, str], ranges: dict[
 
 def find_parallel(cell: Cell, enough: int) -> None:
     """Fill in the dimensions along which nothing depends on anything else: for each, the state's dimension by state, the
-    result's by result, and the size. The last dimension of the first state stays for vectors, and so do others once there are
-    `enough` slices: what they share is computed once then."""
+    result's by result, and the size. The last dimension of the first state stays for vectors, and so do others that share
+    something costly, once there are `enough` slices."""
     if not cell.state:
         raise Refused("a loop that carries nothing")
     for d in range(len(cell.state[0].shape) - 1):
-        if cell.state[0].shape[d] == 1 or prod(n for _w, _o, n in cell.parallel if isinstance(n, int)) >= enough:
+        if cell.state[0].shape[d] == 1:
             continue
         try:
             found = _follow(cell, {0: d})
         except (Refused, SplitNeeded):
             continue
-        if found is not None:
+        many = prod(n for _w, _o, n in cell.parallel if isinstance(n, int)) >= enough
+        if found is not None and not (many and _shares(cell, found[0])):
             cell.parallel.append((*found, cell.state[0].shape[d]))
+
+
+def _shares(cell: Cell, where: Mapping[int, int]) -> bool:
+    """Whether something costly is the same at all positions of a dimension."""
+    reads = [_reads(n, "a", {where[i]: "^p"}) for i, n in enumerate(cell.then)]
+    return any(all("^p" not in e.axes for e in index) for r in reads for index in r.costly)
 
 
 def _follow(cell: Cell, where: dict[int, int]) -> tuple[dict[int, int], dict[int, int]] | None:
@@ -261,7 +272,9 @@ def layout(cell: Cell, i: int) -> list[int]:
                 summed |= {d for d in range(rank) if any(a[0] == "k" for a in index[d].axes)}
     free = [d for d in range(rank) if d not in summed and cell.state[i].shape[d] != 1]
     slices = {where[i] for where, _o, _n in cell.parallel}
-    if not summed or not [d for d in free if d not in slices]:
+    sizes = [int(n) if isinstance(n, int) else 0 for n in cell.state[i].shape]
+    wide = max((sizes[d] for d in free if d not in slices), default=0)
+    if not summed or wide < 8 or 2 * wide < max(sizes[d] for d in summed):
         return list(range(rank))
     return sorted(range(rank), key=lambda d: (d not in summed, d))
 
