@@ -22,6 +22,7 @@ FIT = 0.75  # least share of finite results for an ordinary case
 _KEEP_BYTES = 1 << 30
 CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
 SHORT = 3  # steps
+MAGNITUDES = ("huge", "large", "wide")  # distributions that make a loop overflow within a few steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,8 @@ class Bank:
                 break
             case = dataclasses.replace(case, sizes=planning.fewer_steps(region.signature, case.sizes))
             prepared = self._try(region, case)
+        if planning.loop_of(region.signature) is not None and prepared is not None and case.distribution in MAGNITUDES:
+            return prepared if prepared.expected.finite == 1.0 else None  # a product of states overflows in any order
         return prepared
 
     def _try(self, region: Region, case: Case) -> Prepared | None:
@@ -109,8 +112,8 @@ class Bank:
 def _runs(region: Region, case: Case) -> int:
     """How many noisy runs: enough to tell the sources apart where that is cheap."""
     elements = planning.largest(region.signature, case.sizes)
-    if planning.steps(region.signature, case.sizes):  # every step brings all sources again
-        return 4
+    if steps := planning.steps(region.signature, case.sizes):  # every step brings all sources again
+        return 16 if steps <= 20 else 8
     if elements > 1 << 21:
         return 4
     return 8 if elements > 1 << 16 or len(region.signature.ops) < 6 else 16
