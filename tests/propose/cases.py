@@ -85,6 +85,12 @@ def norm_inputs(m: int, n: int, dtype: torch.dtype = torch.float32) -> list[torc
     return [randn(m, n, grad=True, dtype=dtype), randn(n, grad=True, dtype=dtype), randn(n, grad=True, dtype=dtype)]
 
 
+def scan_fused(x: torch.Tensor, w: torch.Tensor) -> Any:
+    """Something before, behind and beside the scan: a normalised running sum, and its total."""
+    c = torch.cumsum(torch.exp(x) * w, 1)
+    return c * torch.sigmoid(x), (c * c).sum(1), c / (1 + x.square().sum(1, keepdim=True))
+
+
 def image(n: int, c: int, h: int, w: int, last: bool = False, grad: bool = False) -> torch.Tensor:
     x = torch.randn(n, c, h, w)
     if last:
@@ -139,6 +145,18 @@ CASES: dict[str, Case] = {
                     lambda m, n: [special(m, n)], ((7, 53), (2, 300))),
     "var": Case(lambda x: (x.var(-1), x.var(0, correction=0)), lambda m, n: [randn(m, n) + 100], ROWS[2:]),
     "pad": Case(lambda x: F.pad(torch.exp(x), (1, 2)), lambda m, n: [randn(m, n)], ((37, 53), (3, 17))),
+    "cumsum": Case(lambda x: x.cumsum(-1), lambda m, n: [randn(m, n, grad=True)], (*ROWS, (3, 5000))),
+    "cumsum_outer": Case(lambda x: x.cumsum(0), lambda m, n: [randn(m, n, grad=True)], (*ROWS, (3000, 40))),
+    "cumsum_middle_bf16": Case(lambda x: x.cumsum(1), lambda b, m, n: [randn(b, m, n, dtype=torch.bfloat16)], ((3, 37, 53), (2, 5, 300))),
+    "cumsum_fused": Case(scan_fused, lambda m, n: [randn(m, n, grad=True), randn(n, grad=True)], ROWS),
+    "cumsum_twice": Case(lambda x: x.cumsum(0).cumsum(1) + x.cumsum(1)[:, :1], lambda m, n: [randn(m, n)], ROWS),
+    "cumsum_integers": Case(lambda x: (x.cumsum(-1), (x > 1).cumsum(0)), lambda m, n: [torch.randint(-50, 50, (m, n))], ROWS[:4]),
+    "cumsum_of_reshape": Case(lambda x: F.silu(x).flatten(1).cumsum(1), lambda b, m, n: [randn(b, m, n)], ((3, 37, 53), (2, 5, 300))),
+    "cumsum_reversed": Case(lambda x, y: torch.flip(torch.cumsum(torch.flip(x, [1]), 1), [1]) * y, lambda m, n: [randn(m, n), randn(m, n)], ROWS),
+    "cumprod": Case(lambda x: (torch.cumprod(1 + 0.1 * x, -1), torch.cumprod(1 + 0.1 * x, 0)), lambda m, n: [randn(m, n)], ROWS),
+    "logcumsumexp": Case(lambda x: torch.logcumsumexp(x, -1), lambda m, n: [randn(m, n, grad=True) * 3], ROWS),
+    "logcumsumexp_outer": Case(lambda x: torch.logcumsumexp(x * 9, 0), lambda m, n: [randn(m, n)], ROWS),
+    "scans_double": Case(lambda x: (x.cumsum(-1), x.cumprod(0)), lambda m, n: [torch.randn(m, n, dtype=torch.float64)], ROWS[:5]),
     "slices": Case(lambda x: x[:, 2:10] * x[:, 20:28] + x[:, :1], lambda m, n: [randn(m, n)], ((37, 53), (1, 53)), (53,)),
 }  # fmt: skip
 

@@ -46,6 +46,12 @@ class Graph:
         self.specs.append(TensorSpec.contiguous(shape, dtype))
         return Ref(len(self.inputs) + len(self.ops) - 1)
 
+    def loop(self, arguments: tuple[Any, ...]) -> Ref:
+        """A loop over time; `capture/reference.py` says what its arguments are."""
+        self.ops.append(Op("loop", arguments))
+        self.specs.append(TensorSpec.contiguous((), "float32"))
+        return Ref(len(self.inputs) + len(self.ops) - 1)
+
     def cast(self, value: Ref, dtype: str) -> Ref:
         return self.op("prims.convert_element_type.default", value, Const("dtype", dtype), dtype=dtype)
 
@@ -223,3 +229,49 @@ def attention(dtype: str = "float32", b: int = 3, m: int = 40, n: int = 48, d: i
     w = g.op("aten.div.Tensor", e, g.op("aten.sum.dim_IntList", e, (-1,), True, shape=("s0", "s1", 1)))
     w = g.cast(w, dtype) if dtype != "float32" else w
     return g.region(g.op("aten.bmm.default", w, v, shape=("s0", "s1", "s2")), s0=b, s1=m, s2=d, s3=n)
+
+
+def cumsum(m: int = 24, n: int = 700) -> Region:
+    """Running sums over the last dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1")
+    return g.region(g.op("aten.cumsum.default", x, 1), s0=m, s1=n)
+
+
+def logcumsumexp(m: int = 24, n: int = 700) -> Region:
+    """Running log-sum-exp over the last dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1")
+    return g.region(g.op("aten.logcumsumexp.default", x, 1), s0=m, s1=n)
+
+
+def cumsum_outer(m: int = 300, n: int = 40) -> Region:
+    """Running sums over the first dimension, [M, N]."""
+    g = Graph()
+    x = g.input("s0", "s1")
+    return g.region(g.op("aten.cumsum.default", x, 0), s0=m, s1=n)
+
+
+def gated_loop(b: int = 3, t: int = 40, n: int = 8) -> Region:
+    """h = f h + (1 - f) tanh(z + h W) over time, f = sigmoid of the first half of x[:, t], z the second: x [B, T, 2N], h [B, N], W [N, N].
+    Gives every h, and the last one."""
+    g = Graph()
+    x, h, w = g.input(b, "s0", 2 * n), g.input(b, n), g.input(n, n)
+    small = ((b, n), "float32")
+    body = (
+        ("aten.slice.Tensor", (Ref(1), 1, 0, n), (), *small),
+        ("aten.sigmoid.default", (Ref(3),), (), *small),
+        ("aten.slice.Tensor", (Ref(1), 1, n, 2 * n), (), *small),
+        ("aten.mm.default", (Ref(0), Ref(2)), (), *small),
+        ("aten.add.Tensor", (Ref(5), Ref(6)), (), *small),
+        ("aten.tanh.default", (Ref(7),), (), *small),
+        ("aten.mul.Tensor", (Ref(4), Ref(0)), (), *small),
+        ("aten.rsub.Scalar", (Ref(4), 1.0), (), *small),
+        ("aten.mul.Tensor", (Ref(10), Ref(8)), (), *small),
+        ("aten.add.Tensor", (Ref(9), Ref(11)), (), *small),
+    )
+    arguments = (Const("dim", "s0"), (h,), ((x, 1, 0, 1),), (w,), body, (12,), (("all", 12, 1, False), ("last", 12, 0, False)))
+    loop = g.loop(arguments)
+    every = g.op("getitem", loop, 0, shape=(b, "s0", n), dtype="float32")
+    last = g.op("getitem", loop, 1, shape=(b, n), dtype="float32")
+    return g.region(every, last, s0=t)

@@ -15,7 +15,9 @@ from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.index_guard import guarded
 from torch_autokernel.capture.record import Record, note
-from torch_autokernel.capture.whole import Constant, capture_whole
+from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, capture_recurrence, longest, loops
+from torch_autokernel.capture.whole import Constant, Whole, capture_whole
+from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
 from torch_autokernel.engine import Engine
@@ -144,7 +146,7 @@ def make_plan(
     if watched.reason is not None:
         return watched.reason
     try:
-        whole = capture_whole(function, args, module)
+        whole = _captured(function, args, module)
         engine = Engine.current(config)
         region = dataclasses.replace(whole.captured.region, phase="direct")
         with ordinary_torch():
@@ -153,6 +155,11 @@ def make_plan(
         if decision.entry is None:
             return decision.reason
         kernel = guarded(decision.entry.signature, engine.load(decision.entry))
+        named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
+        plan = Plan(kernel, args, watched, whole.order, named, whole.outputs, whole.out_spec)
+        if whole.where is not None and (reason := _refuted(plan, whole, function, args, module)):
+            return reason
+        return plan
     except CaptureError as error:
         return error.message
     except (AutoKernelError, OSError) as error:
@@ -165,5 +172,28 @@ def make_plan(
             raise
         log.warning("a direct call is not possible: %s: %s", type(error).__name__, error, exc_info=True)
         return f"{type(error).__name__}: {error}"
-    named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
-    return Plan(kernel, args, watched, whole.order, named, whole.outputs, whole.out_spec)
+
+
+def _captured(function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None) -> Whole:
+    """The call as one region: a forward with a loop over time first, for unrolled it would be a region for one length."""
+    long = longest(args)
+    if long >= LEAST and loops(function, module):
+        try:
+            return capture_recurrence(function, args, module)
+        except Unrolls as no_kernel:
+            log.info("%s", no_kernel.message)
+            if long > UNROLLED:  # step by step it would take minutes
+                raise
+        except CaptureError as no_loop:
+            log.debug("%s", no_loop.message)
+    return capture_whole(function, args, module)
+
+
+def _refuted(plan: Plan, whole: Whole, function: Callable[..., Any], args: tuple[Any, ...], module: Any) -> str:
+    """Why the kernel of a loop must not stand for this call, or nothing: the original is run once beside it."""
+    theirs = witness(whole, function, args, module)
+    with torch.no_grad():
+        mine = plan(args)
+    if mine is MISS or not agree(pytree.tree_leaves(mine), theirs):
+        return "the loop's kernel and the original differ at this length"
+    return ""

@@ -1,8 +1,8 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
-Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `source`, `product`, or None: not for us. A
-product is only for regions that are attention (`attention.py`). A test checks that the built-in generator can lower every
-name here.
+Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, `product`, or None: not for
+us. A product is only for regions that are attention (`attention.py`). A test checks that the built-in generator can lower
+every name here.
 """
 
 from __future__ import annotations
@@ -39,10 +39,23 @@ REDUCTIONS = frozenset((
     "aten.any.dims",
 ))  # fmt: skip
 
+# Running sums and the like along one dimension, and the flips that their backward graphs put around them.
+SCANS = frozenset((
+    "aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default",
+))  # fmt: skip
+
 SHAPED = frozenset((
     "aten.cat.default", "aten.slice_scatter.default", "aten.constant_pad_nd.default", "aten.gather.default",
-    "aten.embedding.default",
+    "aten.embedding.default", "aten.flip.default", "prims.rev.default",
 ))  # fmt: skip
+
+# What a loop's body may hold besides: products with the state, done by the loop's kernel itself.
+IN_LOOPS = frozenset((
+    "aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default", "aten.unbind.int", "aten.split.Tensor",
+    "aten.split_with_sizes.default", "aten.mv.default",
+    "aten.any.dim", "aten.any.default", "aten.all.dim", "aten.all.default", "aten.any.dims", "aten.all.dims",
+))  # fmt: skip
+LOOP = "loop"
 
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
 
@@ -72,6 +85,8 @@ def kind(name: str) -> str | None:
         return "view"
     if name in REDUCTIONS:
         return "reduction"
+    if name in SCANS:
+        return "scan"
     if name in SHAPED:
         return "shaped"
     if name in SOURCES:

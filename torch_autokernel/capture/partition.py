@@ -111,7 +111,7 @@ def _one(
     members: list[fx.Node], free: set[fx.Node], phase: str, banned: dict[fx.Node, str], left: list[Left]
 ) -> list[Captured] | None:
     """The region of a group, or none and why; None where a node had to be banned."""
-    if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "shaped") for n in members):
+    if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "scan", "shaped") for n in members):
         return []
     names = tuple(n.name for n in members)
     if len(members) > MAX_NODES:

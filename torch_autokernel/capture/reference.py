@@ -26,9 +26,38 @@ def print_reference(signature: Signature) -> str:
     names = [f"x{i}" for i in range(count)] + [f"v{count + i}" for i in range(len(signature.ops))]
     lines = [f"def reference({', '.join([*names[:count], *signature.symbols])}):"]
     for i, op in enumerate(signature.ops):
+        if op.target == "loop":
+            lines += _loop(op, names, names[count + i])
+            continue
         lines.append(f"    {names[count + i]} = {_call(op, names)}")
     lines.append(f"    return ({', '.join(names[o] for o in signature.outputs)},)")
     return "\n".join(lines) + "\n"
+
+
+def _loop(op: Op, names: list[str], name: str) -> list[str]:
+    """The lines of a loop. Its values are numbered: carries, slices of this step, values from outside, operations."""
+    steps, inits, indexed, outside, body, nexts, outs = op.args
+    carries = [f"c{k}" for k in range(len(inits))]
+    local = [*carries, *(f"i{k}" for k in range(len(indexed))), *(names[r.index] for r in outside)]
+    first = len(local)
+    local += [f"b{first + k}" for k in range(len(body))]
+    lines = [f"{', '.join(carries)} = {', '.join(names[r.index] for r in inits)}"] if carries else []
+    lines += [f"o{k} = []" for k, out in enumerate(outs) if out[0] == "all"]
+    lines.append(f"for t in range({_text(steps, names)}):")
+    for k, (source, dim, start, step) in enumerate(indexed):
+        where = f"{_text(start, names)} {'+' if step > 0 else '-'} t"
+        lines.append(f"    i{k} = aten.select.int({names[source.index]}, {dim}, {where})")
+    for k, (target, args, kwargs, shape, dtype) in enumerate(body):
+        lines.append(f"    {local[first + k]} = {_call(Op(target, args, dict(kwargs), shape, dtype), local)}")
+    lines += [f"    o{k}.append({local[out[1]]})" for k, out in enumerate(outs) if out[0] == "all"]
+    lines += [f"    o{k} = {local[out[1]]}" for k, out in enumerate(outs) if out[0] == "last"]
+    if carries:
+        lines.append(f"    {', '.join(carries)} = {', '.join(local[n] for n in nexts)}")
+    made = [f"o{k}" for k in range(len(outs))]
+    for k, (how, _value, dim, back) in enumerate(outs):
+        if how == "all":
+            made[k] = f"aten.stack.default(o{k}{'[::-1]' if back else ''}, {dim})"
+    return [f"    {line}" for line in (*lines, f"{name} = ({', '.join(made)},)")]
 
 
 def _call(op: Op, names: list[str]) -> str:

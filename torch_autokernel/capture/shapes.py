@@ -201,10 +201,10 @@ _RULES: dict[str, Rule] = {
     "aten.slice.Tensor": _slice, "aten.select.int": _select, "aten.reshape.default": _reshape,
     "aten.view.default": _reshape, "aten.as_strided.default": _reshape, "aten.cat.default": _cat,
     "aten.slice_scatter.default": _slice_scatter, "aten.constant_pad_nd.default": _pad, "aten.gather.default": _gather,
-    "aten.embedding.default": _embedding,
+    "aten.embedding.default": _embedding, "aten.flip.default": _pointwise, "prims.rev.default": _pointwise,
 }  # fmt: skip
 _BY_KIND: dict[str, Rule] = {
-    "pointwise": _pointwise, "reduction": _reduce, "source": _from_arguments, "product": _product,
+    "pointwise": _pointwise, "reduction": _reduce, "scan": _pointwise, "source": _from_arguments, "product": _product,
 }  # fmt: skip
 
 

@@ -20,13 +20,15 @@ from torch_autokernel.core.types import Region
 @dataclass(frozen=True)
 class Whole:
     """A captured call. `order[i]` says which flat tensor (arguments first, then `parameters`) is input i of the region;
-    `outputs[j]` which result of the region is leaf j of the returned structure, or a constant."""
+    `outputs[j]` which result of the region is leaf j of the returned structure, or a constant. `where` names the dimensions
+    of tensor arguments that are time, for a forward with a loop."""
 
     captured: Captured
     order: tuple[int, ...]
     outputs: tuple[Any, ...]
     out_spec: pytree.TreeSpec
     parameters: tuple[str, ...]
+    where: frozenset[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def trace(
             result = function(*call_args)
         else:
             state = dict(zip(named, tensors[len(leaves) :], strict=True))
-            with _plain_forward(module, function):
+            with plain_forward(module, function):
                 result = torch.func.functional_call(module, state, tuple(call_args))
         out, tree = pytree.tree_flatten(result)
         spec.append(tree)
@@ -76,17 +78,21 @@ def trace(
     return graph, spec[-1], list(named)
 
 
-class _plain_forward:
-    """Within the block, the module's forward is the undecorated function."""
+class plain_forward:
+    """Within the block, the module's forward is the undecorated function; nothing happens without a module."""
 
-    def __init__(self, module: torch.nn.Module, function: Callable[..., Any]) -> None:
+    def __init__(self, module: torch.nn.Module | None, function: Callable[..., Any]) -> None:
         self.module, self.function = module, function
 
     def __enter__(self) -> None:
+        if self.module is None:
+            return
         self.had = self.module.__dict__.get("forward")
         self.module.__dict__["forward"] = self.function.__get__(self.module)
 
     def __exit__(self, *_: object) -> None:
+        if self.module is None:
+            return
         if self.had is None:
             del self.module.__dict__["forward"]
         else:

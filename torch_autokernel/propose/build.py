@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch_autokernel.core import dims
@@ -76,18 +76,24 @@ def build(signature: Signature) -> tuple[list[Node], list[Node]]:
     ]  # fmt: skip
     values: list[Any] = list(inputs)
     for op in signature.ops:
-        if op.target not in _TABLE:
-            raise Refused(f"no lowering for {op.target}")
-        value = _TABLE[op.target](Call(op, values))
-        if isinstance(value, Node):
-            if op.dtype and op.dtype not in ir.ELEMENT:
-                raise Refused(f"{op.target}: no arithmetic for {op.dtype}")
-            if op.dtype and value.dtype != op.dtype:
-                value = ir.rounded(value, op.dtype)
-            if value.shape != op.shape:
-                value = ir.expand(value, op.shape) if value.kind != "reduce" else value
-        values.append(value)
+        values.append(lowered(op, values))
     return inputs, [values[i] for i in signature.outputs]
+
+
+def lowered(op: Op, values: Sequence[Any], more: Mapping[str, Lowering] | None = None) -> Any:
+    """The operation as a node over these values, by the table or by `more`; raises Refused where there is no lowering."""
+    lowering = (more or {}).get(op.target) or _TABLE.get(op.target)
+    if lowering is None:
+        raise Refused(f"no lowering for {op.target}")
+    value = lowering(Call(op, values))
+    if isinstance(value, Node):
+        if op.dtype and op.dtype not in ir.ELEMENT:
+            raise Refused(f"{op.target}: no arithmetic for {op.dtype}")
+        if op.dtype and value.dtype != op.dtype:
+            value = ir.rounded(value, op.dtype)
+        if value.shape != op.shape:
+            value = ir.expand(value, op.shape) if value.kind != "reduce" else value
+    return value
 
 
 # ---- element by element ----
@@ -569,6 +575,25 @@ for _name in ("any", "all"):
             f, _truth(c.node(0)), _dims(c, 1), bool(c.raw(2, "keepdim", False)), "bool")  # fmt: skip
     _TABLE[f"aten.{_name}.default"] = lambda c, f=_name: ir.reduce(  # type: ignore[misc]
         f, _truth(c.node(0)), range(len(c.node(0).shape)), False, "bool")  # fmt: skip
+
+
+# ---- scans ----
+def _scan(fn: str) -> Lowering:
+    def lower(c: Call) -> Node:
+        if ir.category(c.dtype) == 0 or fn == "logsumexp" and ir.category(c.dtype) != 2:
+            raise Refused(f"{c.op.target} with the result {c.dtype}")
+        return ir.scan(fn, c.node(0), int(c.raw(1, "dim")), c.dtype)
+
+    return lower
+
+
+for _name, _fn in (("cumsum", "sum"), ("cumprod", "prod"), ("logcumsumexp", "logsumexp")):
+    _TABLE[f"aten.{_name}.default"] = _scan(_fn)
+
+
+@lowers("aten.flip.default", "prims.rev.default")
+def _flip(c: Call) -> Node:
+    return ir.flip(c.node(0), [int(d) for d in c.raw(1, "dims")])
 
 
 def _moments(x: Node, axes: Sequence[int], correction: float, keepdim: bool, dtype: str) -> tuple[Node, Node]:

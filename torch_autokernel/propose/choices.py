@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch_autokernel.core.types import Arch, Region
+from torch_autokernel.propose.cell import has_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Schedule:
 def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     """Schedules in the order in which they are worth trying; some print the same text."""
     native = max(4, int(arch.limits.get("vector_bytes", 32)) // 4)
+    if has_loop(region.signature):
+        yield from (Schedule(lanes=n * native) for n in (4, 2, 8, 1))
+        return
     threads = max(1, int(arch.limits.get("threads", 1)))
     large = _result_bytes(region) > 2 * max(1 << 20, int(arch.limits.get("l2_bytes", 1 << 20)))
     first = Schedule(lanes=2 * native, blocks=max(4, 2 * threads), stream=int(large), park=int(not large))

@@ -37,13 +37,15 @@ def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
         for a in i.args:
             users[a].append(i)
     total = former.extent(sweep, sweep.order)
+    running = {i for i in values if any(x.kind == "scan" for x in reach([i]))}
 
     def small(i: Inst, more: frozenset[str] = frozenset()) -> bool:
-        return not i.stage and bool(i.axes) and former.extent(sweep, i.axes | more) * REUSE <= total
+        return not i.stage and bool(i.axes) and i not in running and former.extent(sweep, i.axes | more) * REUSE <= total
 
     costly = [
         i for i in values
-        if v in i.axes and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE and any(not small(u) for u in users[i])
+        if (v in i.axes or former.outer) and small(i) and max(x.cost for x in reach([i])) >= EXPENSIVE
+        and any(not small(u) for u in users[i])
     ]  # fmt: skip
     if sweep.cuts:
         found = {i: i.axes for i in costly if _same_in_all_pieces(sweep, i)}
@@ -69,7 +71,7 @@ def _blockers(
     large = [i for i in values if i.kind == "load" and former.extent(sweep, i.axes) * REUSE > total]
     step = sweep.sizes[v]
     nexts = [a for a in sweep.order if a != v and large and all(i.at.coefficient(a) == step for i in large)]
-    if not nexts or any(i.kind in ("index", "fold") for i in values):
+    if not nexts or any(i.kind in ("index", "fold", "scan") for i in values):
         return {}
     both = frozenset((v, nexts[0]))
 

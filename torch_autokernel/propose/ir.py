@@ -1,7 +1,8 @@
 """The graph a kernel is generated from: few kinds of nodes, every index transformation a function.
 
 kinds: `input`, `const` (a number), `size` (a Dim as a number), `iota`, `point` (element by element), `view` (an index
-map), `pieces` (cat, pads, scatters of slices), `reduce`, `gather` (indices that are values).
+map), `pieces` (cat, pads, scatters of slices), `reduce`, `scan` (a running fold along one dimension), `gather` (indices
+that are values).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch_autokernel.core.dims import Dim
-from torch_autokernel.propose.index import ZERO, Affine, Refused, Space, divide, mul, product
+from torch_autokernel.propose.index import ZERO, Affine, Refused, Space, divide, mul, product, sub
 
 Index = tuple[Affine, ...]
 Map = Callable[[Space, Index], Index]
@@ -137,6 +138,12 @@ def reduce(fn: str, x: Node, dims: Sequence[int], keepdim: bool, dtype: str) -> 
     return Node("reduce", shape, dtype, (convert(x, dtype),), fn, dims=axes, keepdim=keepdim)
 
 
+def scan(fn: str, x: Node, dim: int, dtype: str) -> Node:
+    if not x.shape or x.shape[dim] == 1:
+        return convert(x, dtype)
+    return Node("scan", x.shape, dtype, (convert(x, dtype),), fn, dims=(dim % len(x.shape),))
+
+
 # ---- views: pull maps a result index to an operand index, push the other way where that is one to one ----
 def view(x: Node, shape: Shape, pull: Map, push: Map | None = None) -> Node:
     return Node("view", shape, x.dtype, (x,), pull=pull, push=push)
@@ -200,6 +207,15 @@ def unsqueeze(x: Node, dim: int) -> Node:
     dim = dim % (len(x.shape) + 1)
     shape = (*x.shape[:dim], 1, *x.shape[dim:])
     return view(x, shape, lambda s, i: i[:dim] + i[dim + 1 :], lambda s, i: (*i[:dim], ZERO, *i[dim:]))
+
+
+def flip(x: Node, dims: Sequence[int]) -> Node:
+    turned = {d % len(x.shape) for d in dims}
+
+    def turn(s: Space, i: Index) -> Index:
+        return tuple(e.times(-1).plus(sub(x.shape[d], 1)) if d in turned and x.shape[d] != 1 else e for d, e in enumerate(i))
+
+    return view(x, x.shape, turn, turn) if turned else x
 
 
 def sliced(x: Node, dim: int, start: Dim, step: int, shape: Shape) -> Node:

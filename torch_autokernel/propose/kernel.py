@@ -10,6 +10,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import DTYPE_BYTES, Signature, TensorSpec
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import build
+from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.emit import Partial, SweepText
 from torch_autokernel.propose.hoist import hoist
@@ -36,6 +37,9 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns)
     for reduction in _reductions(outputs):
+        if reduction.kind == "scan":
+            former.place_scan(reduction)
+            continue
         for node in former.in_two_steps(reduction):
             if not unrolls(node):
                 operand = node.args[0]
@@ -49,19 +53,19 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
 def _reductions(outputs: list[Node]) -> list[Node]:
     """The reductions that need loops of their own: operands before users, and otherwise those over the last dimension
     first, so that column sums can join the rows' sweep."""
-    waiting = [n for n in _topological(outputs) if n.kind == "reduce" and not unrolls(n)]
-    below = {id(n): {id(m) for m in _topological([n]) if m.kind == "reduce"} - {id(n)} for n in waiting}
+    waiting = [n for n in operands_first(outputs) if n.kind == "scan" or n.kind == "reduce" and not unrolls(n)]
+    below = {id(n): {id(m) for m in operands_first([n]) if m.kind in ("reduce", "scan")} - {id(n)} for n in waiting}
     out: list[Node] = []
     while waiting:
         left = {id(n) for n in waiting}
         ready = [n for n in waiting if not below[id(n)] & left]
-        chosen = next((n for n in ready if len(n.args[0].shape) - 1 in n.dims), ready[0])
+        chosen = next((n for n in ready if n.kind == "scan" or len(n.args[0].shape) - 1 in n.dims), ready[0])
         waiting.remove(chosen)
         out.append(chosen)
     return out
 
 
-def _topological(outputs: list[Node]) -> list[Node]:
+def operands_first(outputs: list[Node]) -> list[Node]:
     """All nodes, operands before users."""
     seen: set[int] = set()
     found: list[Node] = []
@@ -79,13 +83,17 @@ def _topological(outputs: list[Node]) -> list[Node]:
 
 def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Kernel:
     """The kernel's text; raises Refused where something has no lowering."""
+    if has_loop(signature):
+        from torch_autokernel.propose.recurrence import generate_loop  # imported here: it needs this module
+
+        return generate_loop(signature, schedule, hints, threads)
     former = form(signature, schedule, hints, threads)
     for sweep in former.sweeps:  # every late result is read from its buffer
         for root in sweep.roots:
             if root.role == "late" and root.owner is not None:
                 name = former.kept.setdefault(id(root.owner), f"w{len(former.kept)}")
                 former.buffers.setdefault(name, (root.owner, root.owner.shape))
-    used = frozenset(_used(former))
+    used = used_buffers(former)
     body, counter, partials, spare = Writer(), [0], list[Partial](), set[int]()
     for sweep in former.sweeps:
         printed = SweepText(former, sweep, schedule, body, counter)
@@ -98,12 +106,13 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
     return _assemble(signature, schedule, former, used, partials, spare, body)
 
 
-def _used(former: Former) -> set[str]:
+def used_buffers(former: Former) -> frozenset[str]:
+    """The workspace buffers that some sweep reads."""
     used = set()
     for sweep in former.sweeps:
         used |= {i.tensor for i in former.loads_of(sweep) if i.tensor[0] in "wh"}
         used |= {former.kept[id(r.owner)] for r in sweep.roots if r.role == "late"}
-    return used
+    return frozenset(used)
 
 
 def _describe(printed: SweepText) -> str:
@@ -137,7 +146,9 @@ def _assemble(
     out(*header(signature, schedule.to_json()))
     if buffers:
         out(f"// workspace: {total}")
-    out("#include <autokernel/math.h>", "", "using namespace ak;", f"constexpr int L = {schedule.lanes};  // lanes a step", "")
+    scans = any(r.kind == "scan" for s in former.sweeps for r in s.roots)
+    out(f"#include <autokernel/{'scan' if scans else 'math'}.h>", "", "using namespace ak;")
+    out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")
     with out.block(f'extern "C" void kernel({", ".join(parameters(signature, bool(buffers)))})'):
         if buffers:
             out("char* free_ = static_cast<char*>(workspace);")

@@ -20,6 +20,7 @@ class RowText(ValueText):
     """Prints rows. `used` are the workspace buffers that some sweep reads."""
 
     used: frozenset[str] = frozenset()
+    fused = False  # sums of products by fused multiply-add: rounded once, for loops' kernels
     scope: Scope
 
     def row_body(self, group: list[Segment]) -> None:
@@ -72,6 +73,7 @@ class RowText(ValueText):
                 self.emit(i, scope)
         saved = dict(self.sizes), dict(self.axis)
         loops = self.merged(self.content, self.affines(tops, [roots[k] for k in which]))
+        self._open_scans(tops)
         folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
         for k, name in folds.items():
             self._open(roots[k], name)
@@ -84,6 +86,15 @@ class RowText(ValueText):
     def _open(self, root: Root, name: str) -> None:
         assert root.owner is not None
         self.accumulator(name, root.owner.fn, root.owner.ctype, True)
+
+    def _open_scans(self, tops: list[Inst]) -> None:
+        """The states of the running folds that this pass needs, one for all segments."""
+        self.states = {}
+        for i in self.needed(tops):
+            if i.kind == "scan" and i.value not in self.states:
+                name = self.states[i.value] = self.fresh("running")
+                width = "L" if self.vector and not self.inner else "1"
+                self.out(f"running_{i.fn}<{i.ctype}, {width}> {name};")
 
     def _close(self, root: Root, name: str, scope: Scope) -> None:
         """The row's result from its accumulator."""
@@ -101,6 +112,7 @@ class RowText(ValueText):
         """The loops over one segment of the content; values stand in the outermost loop that they can."""
         content = frozenset(self.sweep.content)
         todo = [i for i in self.needed([segment.values[k] for k in which]) if i.axes & content]
+        todo = [i for i in todo if not self._only_added(i, segment, which, todo, folds)]
         depths = {i: self._depth(i, loops) for i in todo}
         sums = [k for k in folds if self.fold_of(self.sweep.roots[k]) == "sum"]
         plan = self._runs(loops, segment) if sums else ""
@@ -126,6 +138,12 @@ class RowText(ValueText):
                 self._content_loop(axis, low, high, body)
 
         inside(0)
+
+    def _only_added(self, i: Inst, segment: Segment, which: list[int], todo: list[Inst], folds: dict[int, str]) -> bool:
+        """Whether the value is a product that nothing but a fused sum reads."""
+        if not self.fused or i.fn != "mul" or self.inner or any(i in u.args for u in todo):
+            return False
+        return all(k in folds and self.fold_of(self.sweep.roots[k]) == "sum" for k in which if segment.values[k] is i)
 
     def _in_runs(self, axis: str, r: Range, sums: list[int], folds: dict[int, str], body: Callable[[], None]) -> None:
         """The loop over an axis in groups of runs, with a sum of its own for each run and each group."""
@@ -187,22 +205,38 @@ class RowText(ValueText):
     @staticmethod
     def _depth(inst: Inst, loops: list[str]) -> int:
         """How many of the loops must be open before the value can be computed."""
-        own = [a for i in reach([inst]) if i.kind in ("load", "index") for a in i.at.axes]
+        own = [a for i in reach([inst]) if i.kind in ("load", "index", "scan") for a in i.at.axes]
         return max((loops.index(a) + 1 for a in own if a in loops), default=0)
 
     def _finish(self, k: int, value: Inst, scope: Scope, accumulator: str | None = None) -> None:
         root = self.sweep.roots[k]
-        self.emit_all([value], scope)
-        text, wide = self.name(value, scope), self.wide(value)
+        if accumulator is None or self._factors(root, value, scope) is None:
+            self.emit_all([value], scope)
+            text, wide = self.name(value, scope), self.wide(value)
+        else:
+            text, wide = "", True
         if accumulator is not None:
             text = self.spread(text, wide, value.ctype)
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
-            self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
+            if (factors := self._factors(root, value, scope)) is not None:
+                self.out(f"multiply_add({accumulator}, {', '.join(factors)});")
+            else:
+                self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
         elif root.role == "late":
             self.gather_late(root, text, wide, value.ctype)
-        else:
+        elif root.kind != "scan" or root.target in self.used:
             self.store(root.target, root.dtype, root.store_at, text, wide, value.ctype)
+
+    def _factors(self, root: Root, value: Inst, scope: Scope) -> list[str] | None:
+        """The factors of a product that is added up, where products may be fused with sums."""
+        if not self.fused or self.fold_of(root) != "sum" or self.inner or not self.vector:
+            return None
+        if value.kind != "fn" or value.fn != "mul" or value.ctype != "float" or value.id in scope or not self.wide(value):
+            return None
+        self.emit_all(value.args, scope)
+        a, b = sorted(value.args, key=self.wide)
+        return [self.spread(self.name(x, scope), self.wide(x), x.ctype) for x in (a, b)]
 
     def gather_late(self, root: Root, text: str, wide: bool, ctype: str) -> None:
         raise NotImplementedError

@@ -17,7 +17,8 @@ UNROLL = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inst:
-    """One value at one index of the loops. kinds: `load`, `const`, `size`, `index`, `fn`, `fold` (a row's reduction).
+    """One value at one index of the loops. kinds: `load`, `const`, `size`, `index`, `fn`, `fold` (a row's reduction),
+    `scan` (a running fold at `at` along its loop).
 
     `axes` are the loops it depends on; `stage` counts the row reductions that must be finished before it."""
 
@@ -54,7 +55,7 @@ class Table:
         )
         if key not in self._known:
             stage = max((a.stage for a in args), default=0)
-            real, opaque = frozenset(a for a in axes if a[0] != "@"), [self.indirect[a] for a in axes if a[0] == "@"]
+            real, opaque = frozenset(a for a in axes if a[0] not in "@^"), [self.indirect[a] for a in axes if a[0] == "@"]
             for inst in (*args, *opaque):
                 real |= inst.axes
                 stage = max(stage, inst.stage)
@@ -137,6 +138,9 @@ class Puller:
 
     def _product(self, node: Node, index: Index) -> Inst:
         raise Refused("a matrix product that is not part of an attention")
+
+    def _scan(self, node: Node, index: Index) -> Inst:
+        raise Refused("a running fold within another loop")
 
     def _reduce(self, node: Node, index: Index) -> Inst:
         if not unrolls(node):

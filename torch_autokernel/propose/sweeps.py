@@ -35,7 +35,8 @@ SHORT = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Root:
-    """A result to compute. kinds: `fold` (a reduction's operand), `out` (an output), `keep` (a value kept in workspace).
+    """A result to compute. kinds: `fold` (a reduction's operand), `out` (an output), `keep` (a value kept in workspace),
+    `scan` (a running fold: its own sweep has it at hand, later ones read it from workspace).
 
     `top` is what is wanted, `node` the value behind its one-to-one views; `index` is where `node` is evaluated, `into`
     the element of `top` that this is (for a fold: the element of the reduction's result)."""
@@ -57,7 +58,7 @@ class Root:
 
     @property
     def axes(self) -> frozenset[str]:
-        return frozenset(a for i in self.index for a in i.axes)
+        return frozenset(a for i in self.index for a in i.axes if a[0] != "^")
 
     @property
     def kept(self) -> frozenset[str]:
@@ -102,6 +103,8 @@ class Sweep:
 
     def split(self, axis: str, inner: Dim) -> tuple[str, str]:
         outer = divide(self.sizes[axis], inner)
+        if axis in self.running and self.cuts:
+            raise Refused("a scan's loop would be split and cut")
         if outer is None or axis in self.cuts:
             raise Refused(f"a loop of {self.sizes[axis]} cannot be split by {inner}")
         self.fresh += 1
@@ -118,7 +121,14 @@ class Sweep:
         self.roots = [r.substitute(axis, by) for r in self.roots]
         return a, b
 
+    @property
+    def running(self) -> frozenset[str]:
+        """The axes that a scan walks along: they stay in order."""
+        return frozenset(self.content) if any(r.kind == "scan" for r in self.roots) else frozenset()
+
     def cut(self, axis: str, at: Dim) -> None:
+        if axis in self.running and len(self.content) > 1:
+            raise Refused("a scan's loop would be split and cut")
         points = [*self.cuts.get(axis, []), at]
         for i in range(len(points) - 1, 0, -1):
             if at_most(points[i], points[i - 1]):
@@ -148,6 +158,7 @@ class Former:
         self.kept: dict[int, str] = {}  # node id -> workspace tensor it is read from in later sweeps
         self.buffers: dict[str, tuple[Node, ir.Shape]] = {}
         self.staged: dict[int, Node] = {}  # reduction -> the same one, made in two steps
+        self.outer: dict[str, Range] = {}  # loops around all sweeps: their names begin with ^
         self._axis = 0
 
     def hint(self, d: Dim) -> int:
@@ -169,6 +180,13 @@ class Former:
                 return
         self._create(root)
 
+    def place_scan(self, node: Node) -> None:
+        """A sweep for a running fold; what uses it may join."""
+        name = self.kept.setdefault(id(node), f"w{len(self.kept)}")
+        self.buffers[name], self.strides[name] = (node, node.shape), contiguous(node.shape)
+        root = Root("scan", node, node, target=name, dtype=self.stored(node), strides=contiguous(node.shape), owner=node)
+        self._create(root)
+
     def _register(self, sweep: Sweep) -> None:
         for r in sweep.roots:
             if r.owner is not None:
@@ -185,7 +203,7 @@ class Former:
             n = self.staged.get(id(n), n)
             if id(n) in self.home:
                 number, r = self.home[id(n)]
-                least = max(least, number + (0 if r.role == "row" else 1))
+                least = max(least, number + (0 if r.role == "row" or r.kind == "scan" else 1))
             else:
                 todo.extend(n.args)
         return least
@@ -207,6 +225,10 @@ class Former:
                 a, b = sweep.split(need.axis, need.inner)
                 by = Affine.of({a: need.inner, b: 1})
                 index = tuple(i.substitute(need.axis, by) for i in index)
+        if root.kind == "scan":
+            along = frozenset(a for d in root.node.dims for a in sweep.roots[0].index[d].axes)
+            sweep.rows = [a for a in sweep.order if a not in along]
+            sweep.content = [a for a in sweep.order if a in along]
         self.analyse(sweep)
         if root.kind == "fold":
             self._shape_rows(sweep)
@@ -216,7 +238,7 @@ class Former:
     @staticmethod
     def _at(sweep: Sweep, root: Root, index: Index) -> Root:
         """The root with its node evaluated at `index`; where that lands follows by pushing through the views."""
-        space = Space({a: Range(0, s) for a, s in sweep.sizes.items()})
+        space = Space({a: Range(0, s) for a, s in sweep.sizes.items()})  # views that push never see the outer loops
         path, n, pushed = [], root.top, index
         while n is not root.node:
             path.append(n)
@@ -233,6 +255,8 @@ class Former:
         candidates = [list(sweep.order)]
         if sweep.content:
             candidates.append([a for a in sweep.order if a in sweep.rows])
+        if self.outer:  # a state and a product with it may come in either order
+            candidates.append(sweep.order[::-1])
         for names in candidates:
             trial = sweep.copy()
             try:
@@ -286,6 +310,8 @@ class Former:
     def _classify(self, sweep: Sweep) -> None:
         """Give the newest root its role; raises Refused where the reduction does not fit the sweep's rows."""
         root = sweep.roots[-1]
+        if root.kind == "scan":
+            raise Refused("a scan begins a sweep of its own")
         if root.kind != "fold":
             return
         gone = root.axes - root.kept
@@ -309,7 +335,7 @@ class Former:
         last = len(trial.roots) - 1
         mine = reach([v for group in trial.segments for s in group for k, v in s.values.items() if k == last])
         others = reach([v for group in trial.segments for s in group for k, v in s.values.items() if k != last])
-        if any(i.kind == "fold" for i in mine):
+        if any(i.kind in ("fold", "scan") for i in mine):
             return True
         if any(i.kind == "load" and i.axes and i in others for i in mine):
             return True
@@ -358,17 +384,23 @@ class Former:
                 return puller.value(self.staged[id(node)], index)
             known = self._here(sweep, node)
             if known is not None:
+                if known.kind == "scan" and known.index == index:
+                    along = [e for d, e in enumerate(index) if d in node.dims]
+                    return sweep.table.make(
+                        "scan", node.ctype, (puller.value(node.args[0], index),), frozenset(a for i in index for a in i.axes),
+                        fn=node.fn, at=along[0], value=id(node), cost=8.0, node=node,
+                    )  # fmt: skip
                 if known.role == "row" and known.into == index:
                     return sweep.table.make(
                         "fold", node.ctype, axes=frozenset(a for i in index for a in i.axes), value=id(node),
                         stage=levels[id(node)], fn=node.fn, node=node,
                     )  # fmt: skip
                 raise Refused("a result of this very sweep at another row")
-            if id(node) in self.home and node.kind == "reduce" or id(node) in self.kept:
+            if id(node) in self.home and node.kind in ("reduce", "scan") or id(node) in self.kept:
                 return self._from_workspace(puller, node, index)
             return None
 
-        puller = Puller(sweep.table, Space(ranges), self.strides, resolve)
+        puller = Puller(sweep.table, Space({**self.outer, **ranges}), self.strides, resolve)
         for k, root in enumerate(sweep.roots):
             segment.values[k] = puller.value(root.node, root.index)
             if root.role == "row":

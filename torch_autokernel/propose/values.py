@@ -25,17 +25,19 @@ class ValueText:
         self.vector = former.unit_axis(sweep) or (sweep.content or sweep.rows or [""])[-1]
         order = lambda a: (a == self.vector, -former.stride_of(sweep, a), sweep.order.index(a))
         self.rows = sorted(sweep.rows, key=order)
-        self.content = sorted(sweep.content, key=order)
+        self.content = list(sweep.content) if sweep.running else sorted(sweep.content, key=order)
         self.inner = self.vector in sweep.content
         self.sizes = dict(sweep.sizes)
         self.gone = sweep.reduced_rows or frozenset()
         self.tops = [v for g in sweep.segments for s in g for v in s.values.values()]
         self.folds = {i.value: i for i in reach(self.tops) if i.kind == "fold"}
         self.parked: dict[int, tuple[Root, int]] = {}  # value -> the output that holds it from one pass to later ones
+        self.states: dict[int, str] = {}  # scan -> the name of its state in the pass at hand
         self.stage = 0
         self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
         if self.vector:
             self.axis[self.vector] = "j"
+        self.axis |= {a: a[1:] for a in former.outer}
 
     # ---- loops ----
     def affines(self, tops: Sequence[Inst], roots: Sequence[Root]) -> list[Affine]:
@@ -108,6 +110,9 @@ class ValueText:
             text = self._at(parked[0].target, parked[0].dtype, parked[0].store_at, scope)
         elif inst.kind == "load":
             text = self._load(inst, scope)
+        elif inst.kind == "scan":
+            operand = self.spread(self.name(inst.args[0], scope), self.wide(inst.args[0]), inst.ctype)
+            text = f"{self.states[inst.value]}.{f'along({operand}, m)' if self.inner else f'step({operand})'}"
         elif (lanes := self._lane_test(inst, scope)) is not None:
             text = lanes
         else:

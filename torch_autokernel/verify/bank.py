@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 FIT = 0.75  # least share of finite results for an ordinary case
 _KEEP_BYTES = 1 << 30
+CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
+SHORT = 3  # steps
+MAGNITUDES = ("huge", "large", "wide")  # distributions that make a loop overflow within a few steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +78,25 @@ class Bank:
 
     def _make(self, region: Region, case: Case) -> Prepared | None:
         """Where most results are not finite the inputs are made positive; where that does not help the case stays as it was."""
-        first = self._try(region, case)
+        first = self._conditioned(region, case)
         if first is None or first.special or first.expected.finite >= FIT:
             return first
         positive = self._try(region, dataclasses.replace(case, distribution=case.distribution + "+"))
         return positive if positive is not None and positive.expected.finite > first.expected.finite else first
+
+    def _conditioned(self, region: Region, case: Case) -> Prepared | None:
+        """The case; of a loop that overflows, or amplifies rounding errors beyond what a budget can tell from mistakes, with
+        fewer steps."""
+        prepared = self._try(region, case)
+        while prepared is not None and planning.steps(region.signature, case.sizes) > SHORT:
+            amplified = max((t.amplified for t in prepared.expected.targets), default=0.0)
+            if amplified <= CHAOS and (prepared.special or prepared.expected.finite == 1.0):
+                break
+            case = dataclasses.replace(case, sizes=planning.fewer_steps(region.signature, case.sizes))
+            prepared = self._try(region, case)
+        if planning.loop_of(region.signature) is not None and prepared is not None and case.distribution in MAGNITUDES:
+            return prepared if prepared.expected.finite == 1.0 else None  # a product of states overflows in any order
+        return prepared
 
     def _try(self, region: Region, case: Case) -> Prepared | None:
         runs = _runs(region, case)
@@ -95,6 +112,8 @@ class Bank:
 def _runs(region: Region, case: Case) -> int:
     """How many noisy runs: enough to tell the sources apart where that is cheap."""
     elements = planning.largest(region.signature, case.sizes)
+    if steps := planning.steps(region.signature, case.sizes):  # every step brings all sources again
+        return 16 if steps <= 20 else 8
     if elements > 1 << 21:
         return 4
     return 8 if elements > 1 << 16 or len(region.signature.ops) < 6 else 16

@@ -15,8 +15,11 @@ import torch
 
 from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify import inputs
+from torch_autokernel.verify.cases import steps
 
 log = logging.getLogger(__name__)
+
+MOST_UNROLLED = 32  # steps of a loop: unrolled, 64 take minutes to compile
 
 Tensors = list[torch.Tensor]
 Contender = Callable[[Tensors], Any]
@@ -48,6 +51,9 @@ def build(region: Region, sets: Sequence[Tensors]) -> tuple[dict[str, tuple[Cont
     if region.edge_bytes:
         buffers = [[torch.empty(region.edge_bytes, dtype=torch.uint8) for _ in range(2)] for _ in range(2)]
         built["edge"] = (lambda xs: xs[0].copy_(xs[1]), buffers)
+    if (count := steps(region.signature, region.sizes)) > MOST_UNROLLED:
+        problems["inductor"] = f"a loop of {count} steps, which it would unroll"
+        return built, problems
     try:
         compiled = guarded if region.direct else inductor
         built["inductor"] = (compiled(lambda *xs: call(list(xs)), sets[0]), list(sets))

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping
 
 from torch_autokernel.core import dims
-from torch_autokernel.core.types import Case, Region, Signature, TensorSpec
+from torch_autokernel.core.types import Case, Op, Region, Signature, TensorSpec
 from torch_autokernel.verify.inputs import SPECIAL
 
 LEVELS = ("quick", "standard", "full")
@@ -24,9 +24,14 @@ _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100
 _RAGGED_DISTRIBUTIONS = (
     "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling",
 )  # fmt: skip
+_A_CALL = 1 << 12  # element operations that one call of a small operation costs
+MOST_STEPS = 1200  # of a loop over time, each many small operations of eager's
 _BEYOND = 1 << 20  # elements of a primary case that is also tried with larger sizes
 _FAR = (4099, 9973)
 _LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
+_POOLS = (_PRIMES, _RAGGED, _LONG)
+# Steps of a loop over time are slow in eager, and chaos needs some to unfold.
+_LOOP_POOLS = ((5, 7, 11, 13, 17, 19, 23), (2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31), (65, 97, 127, 129))
 
 
 def plan(region: Region, level: str, seed: int) -> list[Case]:
@@ -62,32 +67,34 @@ def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
 
 
 def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[dict[str, int], str, str]]:
-    sizes = _Sizes(region, rng)
+    sizes, pools = _Sizes(region, rng), _LOOP_POOLS if loop_of(region.signature) else _POOLS
+    primes, ragged, long = pools
     primary = sizes.fit(dict(region.sizes), LARGEST)
     yield primary, "normal", "primary"
-    yield sizes.draw(_PRIMES, distinct=True), "normal", "odd"
-    yield sizes.draw(_PRIMES), "nan", "special"
-    yield sizes.draw(_PRIMES), "inf", "special"
-    ragged = _RAGGED if len(sizes.shape_symbols) > 1 else _LONG  # enough elements to meet what is rare
-    yield sizes.draw(ragged), "shifted", "ragged"
+    yield sizes.draw(primes, distinct=True), "normal", "odd"
+    yield sizes.draw(primes), "nan", "special"
+    yield sizes.draw(primes), "inf", "special"
+    many = ragged if len(sizes.shape_symbols) > 1 or pools is _LOOP_POOLS else long  # enough elements to meet what is rare
+    yield sizes.draw(many), "shifted", "ragged"
     if level == "quick":
         return
     for symbol in sizes.shape_symbols[:8]:
-        yield sizes.draw(_RAGGED, {symbol: 1}), "normal", f"{symbol} = 1"
+        yield sizes.draw(ragged, {symbol: 1}), "normal", f"{symbol} = 1"
     for distribution in _RAGGED_DISTRIBUTIONS:
-        yield sizes.draw(ragged), distribution, "ragged"
-    yield sizes.draw(_PRIMES), "edges", "special"
+        yield sizes.draw(many), distribution, "ragged"
+    yield sizes.draw(primes), "edges", "special"
     for symbol in sizes.shape_symbols[:8]:
-        yield sizes.draw(_RAGGED, {symbol: rng.choice(_LONG)}), "normal", f"long {symbol}"
-    for symbol in sizes.shape_symbols[:8]:
+        yield sizes.draw(ragged, {symbol: rng.choice(long)}), "normal", f"long {symbol}"
+    for symbol in sizes.shape_symbols[:8] if pools is _POOLS else ():
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
-    yield primary, "shifted", "primary"
-    yield primary, "wide", "primary"
-    if largest(region.signature, primary) <= _BEYOND:
+    if pools is _POOLS:
+        yield primary, "shifted", "primary"
+        yield primary, "wide", "primary"
+    if pools is _POOLS and largest(region.signature, primary) <= _BEYOND:
         yield sizes.fit({s: n + n // rng.randint(2, 5) | 1 for s, n in primary.items()}, LARGEST), "normal", "beyond primary"
     yield sizes.draw((1,)), "normal", "all 1"
     for _ in range(4 if level == "standard" else 24):
-        yield sizes.draw(_RAGGED), rng.choice(("normal", "shifted", "wide", "grid", *SPECIAL)), "ragged"
+        yield sizes.draw(ragged), rng.choice(("normal", "shifted", "wide", "grid", *SPECIAL)), "ragged"
 
 
 class _Sizes:
@@ -115,7 +122,7 @@ class _Sizes:
         guards = self.signature.guards
         sizes = {s: max(int(sizes.get(s, 1)), int(guards.get(s, 1))) for s in self.shape_symbols}
         order = sorted(sizes, key=lambda s: -sizes[s])
-        while largest(self.signature, sizes) > most:
+        while largest(self.signature, sizes) > most or steps(self.signature, sizes) > MOST_STEPS:
             reducible = [s for s in order if sizes[s] > guards.get(s, 1)]
             if not reducible:
                 break
@@ -148,6 +155,26 @@ class _Sizes:
             span = max(span, span + (dims.evaluate(spec.shape[d], sizes) - 1) * dims.evaluate(stride, sizes))
 
 
+def loop_of(signature: Signature) -> Op | None:
+    """The loop over time among the operations, if there is one. Its steps are what a case costs."""
+    return next((op for op in signature.ops if op.target == "loop"), None)
+
+
+def steps(signature: Signature, sizes: Mapping[str, int]) -> int:
+    """How often the loop's body runs; 0 where there is no loop."""
+    loop = loop_of(signature)
+    return dims.evaluate(getattr(loop.args[0], "value", loop.args[0]), sizes) if loop is not None else 0
+
+
+def fewer_steps(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes with half the loop's steps, or one less where half is too few."""
+    loop = loop_of(signature)
+    assert loop is not None
+    (symbol,) = dims.symbols([getattr(loop.args[0], "value", loop.args[0])])
+    least = max(1, int(signature.guards.get(symbol, 1)))
+    return {**sizes, symbol: max(least, sizes[symbol] - max(1, steps(signature, sizes) // 2))}
+
+
 def _shapes(signature: Signature) -> Iterator[tuple[dims.Dim, ...]]:
     yield from (spec.shape for spec in (*signature.inputs, *signature.output_specs))
     yield from (op.shape for op in signature.ops)
@@ -165,4 +192,6 @@ def largest(signature: Signature, sizes: Mapping[str, int]) -> int:
 
 def work(signature: Signature, sizes: Mapping[str, int]) -> int:
     """Element operations of one run: the sum of all values' elements."""
-    return sum(_numel(shape, sizes) for shape in _shapes(signature))
+    loop = loop_of(signature)
+    inside = sum(_numel(shape, sizes) + _A_CALL for *_, shape, _dtype in loop.args[4]) if loop is not None else 0
+    return sum(_numel(shape, sizes) for shape in _shapes(signature)) + steps(signature, sizes) * inside

@@ -46,6 +46,7 @@ class Target:
     deviation: torch.Tensor | None = None
     others: tuple[torch.Tensor, ...] = ()
     eager_factor: float = 1.0
+    amplified: float = 0.0  # the largest deviation by the largest value, in units of u
 
     @property
     def nbytes(self) -> int:
@@ -148,10 +149,16 @@ def _target(eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, noisy
     spread = torch.zeros_like(exact)
     for m in noisy:
         spread += (m - exact).nan_to_num_(0, 0, 0).square_()
+    amplified = _amplified(spread.div(len(noisy)).sqrt_(), exact) / UNIT[eager.dtype]
     deviation = _at_least_typical(spread.div_(len(noisy)).sqrt_(), exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
-    return Target(exact, eager, deviation * factor, others, eager_factor=factor)
+    return Target(exact, eager, deviation * factor, others, eager_factor=factor, amplified=amplified)
+
+
+def _amplified(spread: torch.Tensor, exact: torch.Tensor) -> float:
+    size = exact.abs().nan_to_num(0, 0, 0)
+    return float(spread.max() / size.max()) if exact.numel() and float(size.max()) > 0 else 0.0
 
 
 def _at_least_typical(spread: torch.Tensor, exact: torch.Tensor, unit: float) -> torch.Tensor:

@@ -12,6 +12,8 @@ unit roundoff of the dtype that an operation computes in.
     sum over K                                          u (2 + sqrt K) of max(|result|, root of the sum of squares): sequential
                                                         summation, whose errors walk at random; on constant and on sorted
                                                         rows they do not: u (2 + K/4)
+    prefix sum, k-th of K                               u (2 + sqrt k) of the same, over the first k
+    prefix product, log of a prefix sum of exp          u (2 + k) of the result, u (2 + sqrt k) of max(|result|, 1)
     variance over K                                     u (2 + sqrt K) of v + root of v (v + mean^2): Welford's update, or two
                                                         passes; one pass over sums of squares may err more
 
@@ -33,7 +35,7 @@ _NARROW = (torch.float16, torch.bfloat16)
 
 _MOVES = frozenset(
     "clone copy cat stack gather index index_select embedding where masked_fill constant_pad_nd flip roll repeat amax amin "
-    "max min maximum minimum fmax fmin relu clamp clamp_min clamp_max neg abs sign floor ceil round trunc slice_scatter "
+    "rev max min maximum minimum fmax fmin relu clamp clamp_min clamp_max neg abs sign floor ceil round trunc slice_scatter "
     "select_scatter as_strided_scatter sort topk tril triu fill alias detach lift_fresh_copy _unsafe_view expand_copy "
     "index_put scatter index_copy zeros_like ones_like full_like empty_like broadcast_in_dim resize threshold hardtanh "
     "_unsafe_index bitwise_not logical_not nan_to_num diagonal_copy unfold_copy view_copy squeeze_copy".split()
@@ -239,8 +241,32 @@ def _dot(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Sc
 
 
 def _running(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    """A prefix sum of k addends errs as a sum over k does: early elements get no budget from late ones."""
     squares = args[0].double().square().cumsum(args[1])
-    return torch.maximum(out.abs(), squares.sqrt()), float(args[0].shape[args[1]] if args[0].dim() else 1)
+    share, count = _so_far(args[0], args[1])
+    return torch.maximum(out.abs(), squares.sqrt()) * share, count
+
+
+def _running_prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    """Every factor brings its rounding, and they add up."""
+    share, count = _so_far(args[0], args[1])
+    return out.abs() * share, count**2
+
+
+def _running_log(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    """The relative error of a prefix sum is the absolute one of its logarithm; that itself is rounded at every step."""
+    share, count = _so_far(args[0], args[1])
+    return out.abs().clamp_min(1.0) * share, count
+
+
+def _so_far(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, float]:
+    """(2 + sqrt k) / (2 + sqrt K) for the k-th of K elements along the dimension, and K."""
+    if not x.dim():
+        return x.new_ones((), dtype=torch.float64), 1.0
+    count = max(1, x.shape[dim])
+    k = torch.arange(1, count + 1, dtype=torch.float64) if x.shape[dim] else torch.empty(0, dtype=torch.float64)
+    share = (2 + k.sqrt()) / (2 + math.sqrt(count))
+    return share.reshape([-1 if d == dim % x.dim() else 1 for d in range(x.dim())]), float(count)
 
 
 def _prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
@@ -248,6 +274,7 @@ def _prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> S
 
 
 _REDUCTIONS: dict[str, Callable[[Any, Any, Any, torch.Tensor, int], Scale]] = {
-    "sum": _sum, "mean": _mean, "var": _variance, "var_mean": _variance, "prod": _prod, "cumsum": _running, "mm": _product,
+    "sum": _sum, "mean": _mean, "var": _variance, "var_mean": _variance, "prod": _prod, "cumsum": _running,
+    "cumprod": _running_prod, "logcumsumexp": _running_log, "mm": _product,
     "addmm": _product, "bmm": _product, "baddbmm": _product, "mv": _product, "dot": _dot,
 }  # fmt: skip

@@ -193,6 +193,18 @@ struct divisor {
 };
 template <int N> AK_INLINE vec<float, N> operator/(const vec<float, N>& a, const divisor& b) { return b.quick ? a * b.r : a / b.d; }
 
+// ---- sums of products, each rounded once where the machine can ----
+template <int N> AK_INLINE void multiply_add(vec<float, N>& sum, const vec<float, N>& a, const vec<float, N>& b) {
+  if constexpr (is_wide<float, N>) { multiply_add(sum.lo, a.lo, b.lo); multiply_add(sum.hi, a.hi, b.hi); }
+  else {
+#if defined(__FMA__) && (defined(AK_AVX2) || defined(AK_AVX512))
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum.r) : "v"(a.r), "vm"(b.r));
+#else
+    sum = sum + a * b;
+#endif
+  }
+}
+
 // ---- odds and ends ----
 template <int N> AK_INLINE mask<N> invert(const mask<N>& x) { return ~x; }
 AK_INLINE bool invert(bool x) { return !x; }

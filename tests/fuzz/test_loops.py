@@ -1,0 +1,22 @@
+"""Random loops: faithful or refused. The seed is in the message."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.fuzz.loops import check
+
+
+def test_a_few_random_loops() -> None:
+    start = random.SystemRandom().randrange(1 << 30)
+    for seed in range(start, start + 3):
+        check(seed)
+
+
+@pytest.mark.slow
+def test_many_random_loops() -> None:
+    start = random.SystemRandom().randrange(1 << 30)
+    outcomes = [check(seed) for seed in range(start, start + 40)]
+    assert outcomes.count("same") >= 5, outcomes

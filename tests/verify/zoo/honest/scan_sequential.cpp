@@ -1,0 +1,11 @@
+// One addition after the other, in float.
+// region: cumsum()
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+#pragma omp parallel for
+  for (int64_t i = 0; i < s0; ++i) {
+    float sum = 0;
+    for (int64_t j = 0; j < s1; ++j) y0[i * s1 + j] = sum += x0[i * s1 + j];
+  }
+}

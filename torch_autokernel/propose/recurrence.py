@@ -1,0 +1,340 @@
+"""A region with a loop over time as one kernel: the steps one after the other, independent slices on threads.
+
+    pack the weights; for every slice { first states; for t { sums, then states and results }; last states }
+
+Each of these parts is a set of sweeps over one slice (`sweeps.py`, `emit.py`), with the loops over slices and time around
+them. States lie in two buffers a slice that take turns, so that a step reads what the step before it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import Signature
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, layout, read
+from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.emit import SweepText
+from torch_autokernel.propose.hoist import hoist
+from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
+from torch_autokernel.propose.ir import Node
+from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
+from torch_autokernel.propose.pull import Puller, Table, unrolls
+from torch_autokernel.propose.sweeps import Former, Root, contiguous, peel
+from torch_autokernel.propose.text import Writer, affine_text, size_text
+
+
+class _Quiet(SweepText):
+    """Sweeps inside a parallel region."""
+
+    fused = True
+
+    def _pragma(self, depth: int) -> None:
+        return
+
+
+@dataclass
+class _Part:
+    lines: list[str]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where a root's value goes: a buffer, and the steps of the dimensions that the slice keeps."""
+
+    node: Node
+    name: str
+    dtype: str
+    strides: tuple[Dim, ...]
+
+
+class Recurrence:
+    """Prints the kernel of one signature under one schedule; raises Refused where it cannot."""
+
+    def __init__(self, signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> None:
+        self.signature, self.schedule, self.hints, self.threads = signature, schedule, hints, threads
+        self.cell = read(signature)
+        self.strides: dict[str, tuple[Dim, ...]] = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
+        self.counter = [0]
+        self.packed: list[tuple[str, Node]] = []
+        self.own: dict[int, tuple[Dim, ...]] = {}  # the steps of a state's dimensions within a slice
+
+    def kernel(self) -> Kernel:
+        self._pack()
+        find_parallel(self.cell, 2 * self.threads)
+        try:
+            return self._print()
+        except Refused:
+            if not self.cell.parallel:
+                raise
+            self.cell.parallel = []
+            return self._print()
+
+    # ---- weights ----
+    def _pack(self) -> None:
+        """Factors of products that are the same in every step, laid out so that vectors run along their last dimension."""
+        known: dict[int, Node] = {}
+        replaced: dict[int, Node] = {}
+
+        def visit(n: Node) -> Node:
+            if id(n) in known:
+                return known[id(n)]
+            args = tuple(visit(a) for a in n.args)
+            out = replace(n, args=args) if any(a is not b for a, b in zip(args, n.args, strict=True)) else n
+            if n.kind == "reduce" and n.fn == "sum" and args[0].kind == "point" and args[0].fn == "mul":
+                out = replace(out, args=(replace(args[0], args=tuple(self._packed(a, n, replaced) for a in args[0].args)),))
+            known[id(n)] = out
+            self._alive.append(n)
+            return out
+
+        self._alive: list[Node] = []
+        self.cell.then = [visit(n) for n in self.cell.then]
+        for out in self.cell.outs:
+            out.node = visit(out.node)
+
+    def _packed(self, factor: Node, sum_: Node, replaced: dict[int, Node]) -> Node:
+        """The factor, read from a packed copy where it is constant and its last dimension is not dense in memory."""
+        if factor.kind != "view" or len(sum_.dims) != 1 or factor.shape[-1] == 1 or not self._constant(factor):
+            return factor
+        base = factor.args[0]
+        if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape) or self._dense(base):
+            return factor
+        if id(base) not in replaced:
+            name = f"packed{len(self.packed)}"
+            self.packed.append((name, base))
+            replaced[id(base)] = Node("input", base.shape, base.dtype, label=name)
+            self.strides[name] = contiguous(base.shape)
+        return replace(factor, args=(replaced[id(base)],))
+
+    def _constant(self, node: Node) -> bool:
+        seen, todo = set(), [node]
+        while todo:
+            n = todo.pop()
+            if id(n) in seen:
+                continue
+            seen.add(id(n))
+            if n.kind == "input" and n.label.startswith(("state", "held")) or n.kind in ("reduce", "scan", "gather"):
+                return False
+            if n.kind == "view" and n.pull is not None and self._moves(n):
+                return False
+            todo += n.args
+        return True
+
+    @staticmethod
+    def _moves(n: Node) -> bool:
+        axes = {f"z{d}": Range(0, s) for d, s in enumerate(n.shape)}
+        assert n.pull is not None
+        try:
+            index = tuple(ZERO if s == 1 else Affine.axis(f"z{d}") for d, s in enumerate(n.shape))
+            found = n.pull(Space({**axes, TIME: Range(0, 1 << 40)}), index)
+        except (Refused, SplitNeeded):
+            return False
+        return any(TIME in i.axes for i in found)
+
+    def _dense(self, node: Node) -> bool:
+        """Whether the node is a plain view of an input whose last dimension steps by one element."""
+        table = Table()
+        axes = {f"z{d}": Range(0, s) for d, s in enumerate(node.shape)}
+        index = tuple(ZERO if s == 1 else Affine.axis(f"z{d}") for d, s in enumerate(node.shape))
+        try:
+            value = Puller(table, Space(axes), self.strides, lambda n, i: None).value(node, index)
+        except (Refused, SplitNeeded):
+            return False
+        return value.kind == "load" and value.at.coefficient(f"z{len(node.shape) - 1}") == 1
+
+    # ---- parts ----
+    def _print(self) -> Kernel:
+        cell, self.slicer = self.cell, Slicer(self.cell)
+        slicer = self.slicer
+        outer: dict[str, Range] = {a: Range(0, n) for a, (_w, _o, n) in zip(slicer.axes, cell.parallel, strict=True)}
+        self.outer = outer
+        states, size = self._states()
+        tops = [slicer.root(n, slicer.of_state(i)) for i, n in enumerate(cell.then)]
+        targets = [_Target(n, f"next{i}", self._held(cell.state[i]), self.own[i]) for i, n in enumerate(tops)]
+        pointers, steps, after = self._results()
+        slicer.check([t.node for t in (*targets, *steps)])
+        first = [
+            _Target(slicer.root(n, slicer.of_state(i)), f"state{i}", self._held(n), self.own[i])
+            for i, n in enumerate(cell.first)
+        ]
+        parts = {
+            "first": self._part(first, {}), "step": self._part([*targets, *steps], {TIME: Range(0, cell.steps)}),
+            "after": self._part(after, {}),
+        }  # fmt: skip
+        packing = [self._part([_Target(n, name, self._held(n), contiguous(n.shape))], None) for name, n in self.packed]
+        return self._assemble(states, size, parts, packing, pointers)
+
+    def _held(self, node: Node) -> str:
+        if ir.category(node.dtype) != 2:
+            raise Refused(f"a state of {node.dtype}")
+        return ir.STORED_AS[node.ctype]
+
+    def _states(self) -> tuple[list[tuple[str, str, Dim]], int]:
+        """The state buffers of one slice (name, C type, elements), and their bytes."""
+        out: list[tuple[str, str, Dim]] = []
+        for i, node in enumerate(self.cell.state):
+            fixed = self.slicer.of_state(i)
+            shape = tuple(1 if d in fixed else s for d, s in enumerate(node.shape))
+            order = layout(self.cell, i)
+            dense = dict(zip(order, contiguous(tuple(shape[d] for d in order)), strict=True))
+            self.strides[f"state{i}"] = tuple(0 if d in fixed else dense[d] for d in range(len(shape)))
+            self.own[i] = tuple(dense[d] for d in range(len(shape)) if d not in fixed)
+            out += [(f"{name}{i}", node.ctype, product(shape)) for name in ("state", "next")]
+        return out, sum(_padded(count, ctype) for _n, ctype, count in out)
+
+    def _results(self) -> tuple[list[tuple[str, str, str, bool]], list[_Target], list[_Target]]:
+        """Pointers to results (name, C type, place, moving), the roots of a step, and those after the loop."""
+        pointers: list[tuple[str, str, str, bool]] = []
+        steps, after = list[_Target](), list[_Target]()
+        for j, (node, spec) in enumerate(zip(self.cell.results, self.signature.output_specs, strict=True)):
+            base = peel(node)
+            if base.kind != "input" or not base.label.startswith("held"):
+                raise Refused("something is computed after the loop")
+            k = int(base.label[4:])
+            out, fixed = self.cell.outs[k], self.slicer.of_out(k)
+            place, strides = self._place(node, base, spec.stride, out, fixed)
+            moving = out.every or out.carry is None
+            pointers.append((f"q{j}", ir.C_MEMORY[spec.dtype], f"y{j}" + (f" + {place}" if place != "0" else ""), moving))
+            value = self.cell.state[out.carry] if out.carry is not None and not out.every else out.node
+            target = _Target(self.slicer.root(value, fixed), f"q{j}", spec.dtype, strides)
+            (steps if moving else after).append(target)
+        return pointers, steps, after
+
+    def _place(
+        self, node: Node, base: Node, stride: tuple[Dim, ...], out: Out, fixed: Mapping[int, str]
+    ) -> tuple[str, tuple[Dim, ...]]:
+        """Where this step's part of a result begins, and the steps of its own dimensions, in the output's memory."""
+        index = tuple(
+            ZERO if n == 1 and not (out.every and d == out.dim) else Affine.axis(f"d{d}") for d, n in enumerate(base.shape)
+        )
+        space = Space({f"d{d}": Range(0, n) for d, n in enumerate(base.shape)})
+        path, n = [], node
+        while n is not base:
+            path.append(n)
+            n = n.args[0]
+        for v in reversed(path):
+            assert v.push is not None
+            index = v.push(space, index)
+        at = ZERO
+        for i, s in zip(index, stride, strict=True):
+            at = at + i.times(s)
+        own = [d for d in range(len(base.shape)) if not (out.every and d == out.dim)]
+        moved = Affine((), at.const)
+        for d, a in fixed.items():
+            moved = moved + Affine.axis(a).times(at.coefficient(f"d{own[d]}"))
+        if out.every:
+            c = at.coefficient(f"d{out.dim}")
+            moved = moved + Affine.axis(TIME).times(c)
+            if out.back:
+                moved = Affine.of({a: k for a, k in moved.terms if a != TIME}, moved.const) + Affine.axis(TIME).times(
+                    mul(-1, c)
+                )
+                moved = moved.plus(mul(c, dims.add(self.cell.steps, -1)))
+        text = affine_text(moved, {a: a[1:] for a, _c in moved.terms})
+        return text, tuple(at.coefficient(f"d{own[d]}") for d in range(len(own)) if d not in fixed)
+
+    def _part(self, targets: Sequence[_Target], more: Mapping[str, Range] | None) -> _Part:
+        """The sweeps that compute the targets for one slice, and how much workspace they take."""
+        former = Former(self.strides, self.hints, 1, self.schedule.lanes, "outer")
+        if more is not None:
+            former.outer = {**self.outer, **more}
+        for reduction in _sums([t.node for t in targets]):
+            operand = reduction.args[0]
+            former.place(Root("fold", operand, peel(operand), owner=reduction))
+        for t in targets:
+            former.place(Root("out", t.node, peel(t.node), target=t.name, dtype=t.dtype, strides=t.strides))
+        hoist(former)
+        return self._text(former)
+
+    def _text(self, former: Former) -> _Part:
+        schedule = replace(self.schedule, stream=0)
+        used, body = used_buffers(former), Writer()
+        for sweep in former.sweeps:
+            if sweep.reduced_rows is not None:
+                raise Refused("a sum over several rows within a step")
+            printed = _Quiet(former, sweep, schedule, body, self.counter)
+            printed.used = used
+            with body.block(""):
+                printed.write()
+        kept = [(n, node.ctype, product(shape)) for n, (node, shape) in former.buffers.items() if n in used]
+        head = ["char* room = own;"] if kept else []
+        head += [f"{ctype}* {n} = take<{ctype}>(room, {size_text(count)});" for n, ctype, count in kept]
+        return _Part([*head, *body.lines], sum(_padded(count, ctype) for _n, ctype, count in kept))
+
+    # ---- the file ----
+    def _assemble(self, states: list[tuple[str, str, Dim]], size: int, parts: dict[str, _Part], packing: list[_Part],
+                  pointers: list[tuple[str, str, str, bool]]) -> Kernel:  # fmt: skip
+        slices = product(n for _w, _o, n in self.cell.parallel)
+        each = size + max(p.bytes for p in parts.values())
+        spare = max((p.bytes for p in packing), default=0)
+        packed = sum(_padded(product(n.shape), n.ctype) for _name, n in self.packed) + spare
+        total = dims.add(mul(slices, each), packed, 64)
+        out = Writer()
+        out(*header(self.signature, self.schedule.to_json()), f"// workspace: {total}", "#include <autokernel/math.h>", "")
+        out("using namespace ak;", f"constexpr int L = {self.schedule.lanes};  // lanes a step", "")
+        with out.block(f'extern "C" void kernel({", ".join(parameters(self.signature, True))})'):
+            out("char* free_ = static_cast<char*>(workspace);")
+            out(*(f"{n.ctype}* {name} = take<{n.ctype}>(free_, {size_text(product(n.shape))});" for name, n in self.packed))
+            for part in packing:
+                with out.block(""):
+                    out("char* own = free_;" if part.bytes else "", *part.lines)
+            if spare:
+                out(f"free_ += {spare};")
+            self._slices(out, each, states, parts, pointers)
+        return Kernel("\n".join(line for line in out.lines if line.strip() or not line) + "\n", total, len(parts))
+
+    def _slices(self, out: Writer, each: int, states: list[tuple[str, str, Dim]], parts: dict[str, _Part],
+                pointers: list[tuple[str, str, str, bool]]) -> None:  # fmt: skip
+        names = [a[1:] for a in self.slicer.axes]
+        sizes = [size_text(n) for _w, _o, n in self.cell.parallel]
+        if names:
+            out(f"#pragma omp parallel for{f' collapse({len(names)})' if len(names) > 1 else ''} schedule(static)")
+        for name, n in zip(names[:-1], sizes[:-1], strict=True):
+            out(f"for (int64_t {name} = 0; {name} < {n}; ++{name})")
+        with out.block(f"for (int64_t {names[-1]} = 0; {names[-1]} < {sizes[-1]}; ++{names[-1]})" if names else ""):
+            number = "0"
+            for name, n in zip(names, sizes, strict=True):
+                number = name if number == "0" else f"({number} * {n} + {name})"
+            out(f"char* own = free_ + {number} * int64_t({each});")
+            out(*(f"{ctype}* {name} = take<{ctype}>(own, {size_text(count)});" for name, ctype, count in states))
+            out(*(f"{ctype}* __restrict const {name} = {at};" for name, ctype, at, moving in pointers if not moving))
+            self._block(out, parts["first"])
+            with out.block(f"for (int64_t t = 0; t < {size_text(self.cell.steps)}; ++t)"):
+                out(*(f"{ctype}* __restrict const {name} = {at};" for name, ctype, at, moving in pointers if moving))
+                self._block(out, parts["step"])
+                out(*(f"std::swap(state{i}, next{i});" for i in range(len(self.cell.state))))
+            self._block(out, parts["after"])
+
+    @staticmethod
+    def _block(out: Writer, part: _Part) -> None:
+        if part.lines:
+            with out.block(""):
+                out(*part.lines)
+
+
+def _padded(count: Dim, ctype: str) -> int:
+    if not isinstance(count, int):
+        raise Refused(f"a buffer of {count} elements within a step")
+    return (count * C_BYTES[ctype] + 63) // 64 * 64
+
+
+def _sums(tops: Sequence[Node]) -> list[Node]:
+    out: list[Node] = []
+    for n in operands_first(list(tops)):
+        if n.kind in ("scan", "gather"):
+            raise Refused(f"a {n.kind} within a step")
+        if n.kind == "reduce" and not unrolls(n):
+            out.append(n)
+    return out
+
+
+def generate_loop(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Kernel:
+    """The kernel's text; raises Refused."""
+    try:
+        return Recurrence(signature, schedule, hints, threads).kernel()
+    except SplitNeeded as need:
+        raise Refused(f"a loop over slices would have to be split by {need.inner}") from need
