@@ -220,7 +220,7 @@ class RowText(ValueText):
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
             if (factors := self._factors(root, value, scope)) is not None:
-                self.out(f"multiply_add({accumulator}, {', '.join(factors)});")
+                self.out(f"{accumulator} = multiply_add({', '.join(factors)}, {accumulator});")
             else:
                 self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
         elif root.role == "late":

@@ -193,14 +193,17 @@ struct divisor {
 };
 template <int N> AK_INLINE vec<float, N> operator/(const vec<float, N>& a, const divisor& b) { return b.quick ? a * b.r : a / b.d; }
 
-// ---- sums of products, each rounded once where the machine can ----
-template <int N> AK_INLINE void multiply_add(vec<float, N>& sum, const vec<float, N>& a, const vec<float, N>& b) {
-  if constexpr (is_wide<float, N>) { multiply_add(sum.lo, a.lo, b.lo); multiply_add(sum.hi, a.hi, b.hi); }
+// ---- fused multiply-add, for sums of products ----
+// a * b + c, rounded once where the machine can.
+template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, const vec<float, N>& b, const vec<float, N>& c) {
+  if constexpr (is_wide<float, N>) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
   else {
-#if defined(__FMA__) && (defined(AK_AVX2) || defined(AK_AVX512))
-    asm("vfmadd231ps %2, %1, %0" : "+v"(sum.r) : "v"(a.r), "vm"(b.r));
+#if defined(AK_AVX512) || defined(__FMA__)
+    vec<float, N> r = c;
+    asm("vfmadd231ps %2, %1, %0" : "+v"(r.r) : "v"(a.r), "vm"(b.r));
+    return r;
 #else
-    sum = sum + a * b;
+    return a * b + c;
 #endif
   }
 }

@@ -5,20 +5,6 @@
 
 namespace ak {
 
-// a * b + c, rounded once where the machine can.
-template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, const vec<float, N>& b, const vec<float, N>& c) {
-  if constexpr (is_wide<float, N>) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
-  else {
-#if defined(AK_AVX512) || defined(__FMA__)
-    vec<float, N> r = c;
-    asm("vfmadd231ps %2, %1, %0" : "+v"(r.r) : "v"(a.r), "vm"(b.r));
-    return r;
-#else
-    return a * b + c;
-#endif
-  }
-}
-
 // s[r][c] = sum over d of q[r][d] * panel[d][c], for R rows and the C*N columns of a panel.
 template <int R, int C, int N> AK_INLINE void panel_dots(const float* q, int64_t ldq, const float* panel, int64_t depth, float* s, int64_t lds) {
   vec<float, N> sum[R][C];
