@@ -62,6 +62,34 @@ template <class T, int N> AK_INLINE vec<T, N> sqrt(const vec<T, N>& x) {
 template <class T, int N> AK_INLINE vec<T, N> rsqrt(const vec<T, N>& x) { return T(1) / sqrt(x); }
 template <class T, int N> AK_INLINE vec<T, N> reciprocal(const vec<T, N>& x) { return T(1) / x; }
 
+// ---- fused multiply-add ----
+// a * b + c, rounded once where the machine can. Kernels are compiled without contraction; polynomials and sums of products ask
+// for it by name.
+template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, const vec<float, N>& b, const vec<float, N>& c) {
+  if constexpr (is_wide<float, N>) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
+  else {
+#if defined(AK_AVX512)
+    vec<float, N> r = c;
+    asm("vfmadd231ps %2, %1, %0" : "+v"(r.r) : "v"(a.r), "vm"(b.r));
+    return r;
+#elif defined(AK_AVX2) && defined(__FMA__)
+    vec<float, N> r;
+    r.r = __builtin_ia32_vfmaddps256(a.r, b.r, c.r);
+    return r;
+#else
+    return a * b + c;
+#endif
+  }
+}
+// The polynomial whose highest coefficient is `c`, then `d`, and so on.
+template <int N> AK_INLINE vec<float, N> horner(const vec<float, N>&, const vec<float, N>& q) { return q; }
+template <int N, class... More> AK_INLINE vec<float, N> horner(const vec<float, N>& x, const vec<float, N>& q, float d, More... more) {
+  return horner(x, multiply_add(q, x, vec<float, N>(d)), more...);
+}
+template <int N, class... More> AK_INLINE vec<float, N> polynomial(const vec<float, N>& x, float c, More... more) {
+  return horner(x, vec<float, N>(c), more...);
+}
+
 // ---- exponentials ----
 // p * 2^n for integral n in [-252, 254], rounded once.
 template <int N> AK_INLINE vec<float, N> scale2(const vec<float, N>& p, const vec<float, N>& n) {
@@ -76,8 +104,18 @@ template <int N> AK_INLINE vec<float, N> scale2(const vec<float, N>& p, const ve
 }
 // x = n ln2 + r with |r| <= ln2/2 and n integral, for |x| < 2^20.
 template <int N> AK_INLINE vec<float, N> reduce_ln2(const vec<float, N>& x, vec<float, N>& n) {
-  n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-  return (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+  const vec<float, N> shift(12582912.0f);
+  n = multiply_add(x, vec<float, N>(1.44269504f), shift) - shift;
+  return multiply_add(n, vec<float, N>(-0x1.7f7d1cp-20f), multiply_add(n, vec<float, N>(-0x1.62e4p-1f), x));
+}
+// For x in [-87, 88]; NaN gives anything.
+template <int N> AK_INLINE vec<float, N> exp_small(const vec<float, N>& x) {
+  AK_SPLIT(exp_small, x) {
+    const vec<float, N> shift(12582912.0f), t = multiply_add(x, vec<float, N>(1.44269504f), shift), n = t - shift;
+    const vec<float, N> r = multiply_add(n, vec<float, N>(-0x1.7f7d1cp-20f), multiply_add(n, vec<float, N>(-0x1.62e4p-1f), x));
+    const auto q = polynomial(r, 0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f);
+    return (multiply_add(r * r, q, r) + 1.0f) * bits<float>((bits<int32_t>(t) + (127 - 0x4b400000)) << 23);
+  }
 }
 template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
   AK_SPLIT(exp, v) {
@@ -85,8 +123,8 @@ template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
     vec<float, N> x = select(zero, 0.0f, v), n;
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
     const vec<float, N> r = reduce_ln2(x, n);
-    const auto q = (((0x1.6a1a72p-10f * r + 0x1.123fc6p-7f) * r + 0x1.555916p-5f) * r + 0x1.55548ap-3f) * r + 0x1.fffffcp-2f;
-    return select(zero, 0.0f, scale2(r * r * q + r + 1.0f, n));
+    const auto q = polynomial(r, 0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f);
+    return select(zero, 0.0f, scale2(multiply_add(r * r, q, r) + 1.0f, n));
   }
 }
 template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
@@ -94,10 +132,10 @@ template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
     vec<float, N> x = select(v < -20.0f, vec<float, N>(-20.0f), v), n;
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
     const vec<float, N> r = reduce_ln2(x, n);
-    const auto q = ((((0x1.a0332ep-13f * r + 0x1.6d78d8p-10f) * r + 0x1.11118ep-7f) * r + 0x1.5554aap-5f) * r + 0x1.555554p-3f) * r + 0.5f;
-    const auto p = r * r * q + r;  // e^r - 1
+    const auto q = polynomial(r, 0x1.a0332ep-13f, 0x1.6d78d8p-10f, 0x1.11118ep-7f, 0x1.5554aap-5f, 0x1.555554p-3f, 0.5f);
+    const auto p = multiply_add(r * r, q, r);  // e^r - 1
     const auto h = scale2(vec<float, N>(0.5f), n);  // half of 2^n: 2^128 would overflow too early
-    const auto big = (h * p + (h - 0.5f)) * 2.0f;
+    const auto big = multiply_add(h, p, h - 0.5f) * 2.0f;
     return select(n == 0.0f, select(r == 0.0f, v, p), big);
   }
 }
@@ -116,11 +154,11 @@ template <int N> AK_INLINE vec<float, N> tanh(const vec<float, N>& x) {
 // ---- logarithms ----
 // log(1 + f) for 1 + f in [sqrt(1/2), sqrt(2)]
 template <int N> AK_INLINE vec<float, N> log_near_one(const vec<float, N>& f, const vec<float, N>& e) {
-  const auto p = (((((((0x1.1457a8p-4f * f - 0x1.de3c16p-4f) * f + 0x1.e6f06ap-4f) * f - 0x1.fc2208p-4f) * f + 0x1.233768p-3f) * f
-      - 0x1.555c4ep-3f) * f + 0x1.99a4b6p-3f) * f - 0x1.000006p-2f) * f + 0x1.555548p-2f;
+  const auto p = polynomial(f, 0x1.1457a8p-4f, -0x1.de3c16p-4f, 0x1.e6f06ap-4f, -0x1.fc2208p-4f, 0x1.233768p-3f, -0x1.555c4ep-3f,
+                            0x1.99a4b6p-3f, -0x1.000006p-2f, 0x1.555548p-2f);
   const auto z = f * f;
-  const auto y = (f * z * p + e * 0x1.7f7d1cp-20f) - 0.5f * z;
-  return (f + y) + e * 0x1.62e4p-1f;
+  const auto y = multiply_add(z, vec<float, N>(-0.5f), multiply_add(f * z, p, e * 0x1.7f7d1cp-20f));
+  return multiply_add(e, vec<float, N>(0x1.62e4p-1f), f + y);
 }
 template <int N> AK_INLINE vec<float, N> log(const vec<float, N>& v) {
   AK_SPLIT(log, v) {
@@ -151,13 +189,13 @@ template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
   AK_SPLIT(erf, x) {
     const auto a = abs(x);
     const auto z = x * x;
-    const auto near = (((((0x1.496a32p-14f * z - 0x1.a3f7p-11f) * z + 0x1.5405b2p-8f) * z - 0x1.b7f90ep-6f) * z + 0x1.ce2cf8p-4f) * z
-        - 0x1.81273ep-2f) * z + 0x1.06eba8p-3f;  // erf(x) / x - 1
+    const auto near = polynomial(z, 0x1.496a32p-14f, -0x1.a3f7p-11f, 0x1.5405b2p-8f, -0x1.b7f90ep-6f, 0x1.ce2cf8p-4f, -0x1.81273ep-2f,
+                                 0x1.06eba8p-3f);  // erf(x) / x - 1
     const auto t = select(a > 4.0f, vec<float, N>(4.0f), a);
-    const auto q = ((((((0x1.6c0698p-16f * t - 0x1.ceeaf4p-12f) * t + 0x1.1398fcp-8f) * t - 0x1.9d0bd6p-6f) * t + 0x1.bc18dp-4f) * t
-        + 0x1.4434fp-1f) * t + 0x1.212c2cp+0f) * t - 0x1.8b3f4p-13f;
-    const auto far = copysign(1.0f - exp(-q), x);
-    return select(a < 1.0f, x * near + x, select(x == x, far, x));
+    const auto q = polynomial(t, -0x1.6c0698p-16f, 0x1.ceeaf4p-12f, -0x1.1398fcp-8f, 0x1.9d0bd6p-6f, -0x1.bc18dp-4f, -0x1.4434fp-1f,
+                              -0x1.212c2cp+0f, 0x1.8b3f4p-13f);
+    const auto far = copysign(1.0f - exp_small(q), x);
+    return select(a < 1.0f, multiply_add(x, near, x), select(x == x, far, x));
   }
 }
 template <int N> AK_INLINE vec<float, N> erfc(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::erfc(v); }); }
@@ -170,8 +208,9 @@ template <int Shift, int N> AK_INLINE vec<float, N> circular(const vec<float, N>
   const vec<float, N> r = to<float>((d - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34);
   const vec<int32_t, N> quadrant = to<int32_t>(n) + Shift;
   const auto z = r * r;
-  const auto s = r + r * z * (((0x1.6cb802p-19f * z - 0x1.a00f12p-13f) * z + 0x1.111108p-7f) * z - 0x1.555556p-3f);
-  const auto c = 1.0f - 0.5f * z + z * z * (((-0x1.240b06p-22f * z + 0x1.a0107ep-16f) * z - 0x1.6c16b8p-10f) * z + 0x1.555556p-5f);
+  const auto s = multiply_add(r * z, polynomial(z, 0x1.6cb802p-19f, -0x1.a00f12p-13f, 0x1.111108p-7f, -0x1.555556p-3f), r);
+  const auto c = multiply_add(z * z, polynomial(z, -0x1.240b06p-22f, 0x1.a0107ep-16f, -0x1.6c16b8p-10f, 0x1.555556p-5f),
+                              multiply_add(z, vec<float, N>(-0.5f), vec<float, N>(1.0f)));
   const auto y = select((quadrant & 1) == 0, s, c);
   return bits<float>(bits<int32_t>(y) ^ ((quadrant & 2) << 30));
 }
@@ -192,21 +231,6 @@ struct divisor {
   AK_INLINE explicit divisor(float x) : d(x), r(1.0f / x), quick(!(std::fabs(x) < 0x1p-125f || std::fabs(x) > 0x1p125f)) {}
 };
 template <int N> AK_INLINE vec<float, N> operator/(const vec<float, N>& a, const divisor& b) { return b.quick ? a * b.r : a / b.d; }
-
-// ---- fused multiply-add, for sums of products ----
-// a * b + c, rounded once where the machine can.
-template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, const vec<float, N>& b, const vec<float, N>& c) {
-  if constexpr (is_wide<float, N>) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
-  else {
-#if defined(AK_AVX512) || defined(__FMA__)
-    vec<float, N> r = c;
-    asm("vfmadd231ps %2, %1, %0" : "+v"(r.r) : "v"(a.r), "vm"(b.r));
-    return r;
-#else
-    return a * b + c;
-#endif
-  }
-}
 
 // ---- odds and ends ----
 template <int N> AK_INLINE mask<N> invert(const mask<N>& x) { return ~x; }
