@@ -41,7 +41,7 @@ class Accelerated:
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and direct.plain_world():
+        if not kwargs and direct.plain_world() and not direct.records(args):
             key = direct.shapes(args)
             plan = self.plans.get(key)
             if plan is not None and (result := plan(args)) is not direct.MISS:

@@ -48,6 +48,11 @@ def plain_world() -> bool:
     )
 
 
+def records(args: tuple[Any, ...]) -> bool:
+    """Whether autograd records what is done to these arguments: that is for torch.compile, so nothing else need be asked."""
+    return torch.is_grad_enabled() and any(type(a) in _PLAIN and a.requires_grad for a in args)
+
+
 def identity(args: tuple[Any, ...]) -> Any:
     """A hashable description of what a plan depends on; None for arguments that no plan takes."""
     parts: list[Any] = [torch.is_grad_enabled()]
