@@ -25,6 +25,7 @@ from torch_autokernel.core.errors import UsageError
 log = logging.getLogger(__name__)
 
 _MAX_PLANS = 16
+_PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
 class Accelerated:
@@ -37,11 +38,18 @@ class Accelerated:
         self.options = dict(options)
         self.plans: dict[Any, direct.Plan] = {}
         self.failed: set[Any] = set()
+        self.patience = 0
         self.reason = ""
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and direct.plain_world() and not direct.records(args):
+        if self.patience and not self.plans:
+            self.patience -= 1
+            return self._plain(*args, **kwargs) if traces_here() else self.compiled(*args, **kwargs)
+        if not kwargs and direct.plain_world():
+            if direct.records(args):
+                self.patience = _PATIENCE
+                return self.compiled(*args)
             key = direct.shapes(args)
             plan = self.plans.get(key)
             if plan is not None and (result := plan(args)) is not direct.MISS:
@@ -60,6 +68,8 @@ class Accelerated:
     def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | None:
         """A new plan for calls like this one; None where there can be none (the reason is kept and logged once)."""
         ident = direct.identity(args)
+        if ident in self.failed:
+            self.patience = _PATIENCE
         if ident is None or ident in self.failed or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
             return None
         resolved = config.resolve(self.options)
