@@ -27,6 +27,7 @@ from torch_autokernel.capture import operators, rehearsal
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.background import Search, Swapping
 from torch_autokernel.capture.eager_rest import compile_eager
+from torch_autokernel.capture.layouts import as_inductor_has_them
 from torch_autokernel.capture.partition import Left, Partition, partition
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.settle import settle
@@ -115,7 +116,8 @@ class Session:
         now; with it, the graph is rehearsed."""
         self.left_out = frozenset()
         phase = phase_of(graph)
-        found = partition(graph, phase)
+        with as_inductor_has_them(graph, self.config.rest):
+            found = partition(graph, phase)
         with ordinary_torch():
             joined = [(c.region, tuple(p.region for p in c.parts)) for c in found.regions]
             settled = settle(self.engine, joined, self.config)
@@ -206,19 +208,23 @@ class Session:
         warn_once(error)
         note(Record("unknown", (), (Left((), f"{type(error).__name__}: {error}"),), 0))
 
+    def _replace(self, graph: fx.Graph) -> None:
+        found = partition(graph, phase_of(graph))
+        chosen = []
+        for captured, decision in self.chosen(found):
+            if decision.entry is not None and captured.region.signature.digest not in self.left_out:
+                operator = operators.ensure(decision.entry, self.engine.load)
+                if (problem := operator.load()) is None:
+                    chosen.append((captured, operator.overload))
+                else:
+                    log.warning("%s", problem)
+        swap(graph, chosen)
+
     def replace(self, graph: fx.Graph) -> None:
         """Swap kernels into the graph; never raises unless `strict`."""
         try:
-            found = partition(graph, phase_of(graph))
-            chosen = []
-            for captured, decision in self.chosen(found):
-                if decision.entry is not None and captured.region.signature.digest not in self.left_out:
-                    operator = operators.ensure(decision.entry, self.engine.load)
-                    if (problem := operator.load()) is None:
-                        chosen.append((captured, operator.overload))
-                    else:
-                        log.warning("%s", problem)
-            swap(graph, chosen)
+            with as_inductor_has_them(graph, self.config.rest):
+                self._replace(graph)
         except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
             if self.config.strict:
                 raise

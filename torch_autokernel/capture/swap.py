@@ -74,6 +74,7 @@ def _insert(graph: fx.Graph, captured: Captured, overload: Any, now: dict[fx.Nod
         call = graph.call_function(overload, tuple(now.get(n, n) for n in captured.inputs))
     values = [n.meta["val"] for n in captured.outputs]
     call.meta = {"val": values[0] if len(values) == 1 else tuple(values), "autokernel": captured.region.signature.digest}
+    call.meta["eager_input_vals"] = (tuple(n.meta["val"] for n in captured.inputs), {})  # Inductor makes these strides
     parts = [call]
     if len(values) > 1:
         parts = []

@@ -1,0 +1,62 @@
+"""Strides as Inductor will make them: beside convolutions on a CPU it lays images out with the channels last, whatever the
+graph says. A region between convolutions is captured in that layout, so that nothing is copied at its edges.
+
+A wrong guess costs a copy, never a wrong result: Inductor is told the strides that a kernel takes (`swap`), and makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+
+from torch_autokernel.capture import ops
+
+_CONVOLUTIONS = ("aten.convolution.default", "aten.convolution_backward.default")
+
+
+@contextmanager
+def as_inductor_has_them(graph: fx.Graph, rest: str) -> Iterator[None]:
+    """Within the block, values that Inductor keeps channels-last are told so in their nodes' metadata."""
+    before: dict[fx.Node, Any] = {}
+    if rest == "inductor" and _channels_last(graph):
+        for node in graph.nodes:
+            if _moves(node, before):
+                before[node] = node.meta["val"]
+                node.meta["val"] = node.meta["val"].contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for node, value in before.items():
+            node.meta["val"] = value
+
+
+def _channels_last(graph: fx.Graph) -> bool:
+    from torch._inductor import config
+
+    named = {ops.name_of(n.target) for n in graph.nodes if n.op == "call_function"}
+    return bool(config.layout_optimization and torch.backends.mkldnn.is_available() and named & set(_CONVOLUTIONS))
+
+
+def _moves(node: fx.Node, moved: dict[fx.Node, Any]) -> bool:
+    """Whether the node's value is an image that comes out of a convolution, goes into one, or is made of such images; results
+    of the graph keep their strides."""
+    value = node.meta.get("val")
+    if node.op != "call_function" or not isinstance(value, torch.Tensor) or value.dim() != 4 or not value.is_contiguous():
+        return False
+    if value.device.type != "cpu" or any(u.op == "output" for u in node.users):
+        return False
+    if _is_convolution(node):
+        return True
+    if ops.name_of(node.target) == ops.GETITEM:
+        return bool(node.args[1] == 0) and _is_convolution(node.args[0])
+    return ops.kind(ops.name_of(node.target)) == "pointwise" and (
+        any(_is_convolution(u) and node in u.args[:2] for u in node.users) or any(a in moved for a in node.all_input_nodes)
+    )
+
+
+def _is_convolution(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_function" and ops.name_of(node.target) in _CONVOLUTIONS
