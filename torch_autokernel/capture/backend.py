@@ -74,6 +74,7 @@ class Session:
     def __init__(self, options: Config, rehearses: bool = False) -> None:
         self.config = options
         self.rehearses = rehearses or options.on_miss == "generate"
+        self.inputs: Sequence[Any] = ()  # of the graph at hand
         self.left_out: rehearsal.Kernels = frozenset()  # of the graph at hand: kernels that lose within it
         self.engine = Engine.current(options)
         self.fresh = False  # whether AOTAutograd must not save: its key is older than new kernels, or a search is still due
@@ -110,13 +111,13 @@ class Session:
                 known = [(p, decided.get(identity(p.region))) for p in captured.parts]
                 yield from ((p, d) for p, d in known if d is not None)
 
-    def prepare(self, graph: fx.Graph, compiled: Compiled | None = None) -> None:
+    def prepare(self, graph: fx.Graph, compiled: Compiled | None = None, inputs: Sequence[Any] = ()) -> None:
         """Resolve the graph's regions, searching for what is missing, before anything is keyed by the set of kernels. What is
         decided is noted here: on a warm Inductor cache the pass never runs. `compiled` gives the graph as Inductor compiles it
-        now; with it, the graph is rehearsed."""
-        self.left_out = frozenset()
+        now; with it, the graph is rehearsed. `inputs` are fake tensors as the graph will get them."""
+        self.left_out, self.inputs = frozenset(), inputs
         phase = phase_of(graph)
-        with as_inductor_has_them(graph, self.config.rest):
+        with as_inductor_has_them(graph, self.config.rest, inputs):
             found = partition(graph, phase)
         with ordinary_torch():
             joined = [(c.region, tuple(p.region for p in c.parts)) for c in found.regions]
@@ -152,7 +153,7 @@ class Session:
         key = rehearsal.key_of(graph, self.engine)
         outcome = rehearsal.recall(key, kernels, self.engine)
         if outcome is None and self.rehearses and not rehearsal.has_effects(graph):
-            outcome = self._rehearse(graph, decisions, compiled)
+            outcome = self._rehearse(decisions, compiled)
             if outcome is not None:
                 self.fresh = True
                 try:
@@ -169,7 +170,7 @@ class Session:
             for d in decisions
         ]  # fmt: skip
 
-    def _rehearse(self, graph: fx.Graph, decisions: list[Decision], compiled: Compiled) -> rehearsal.Outcome | None:
+    def _rehearse(self, decisions: list[Decision], compiled: Compiled) -> rehearsal.Outcome | None:
         """None where it cannot be done; the regions' own timings then decide."""
         groups = sorted(rehearsal.kernels_of(decisions), key=lambda s: -_gain(s, decisions))
         everything = frozenset(groups)
@@ -180,7 +181,7 @@ class Session:
 
         try:
             with ordinary_torch():
-                inputs = rehearsal.inputs_like(graph)
+                inputs = rehearsal.inputs_like(self.inputs)
             if inputs is None:
                 log.info("the graph is not rehearsed: its inputs cannot be made here, or are too large")
                 return None
@@ -194,10 +195,10 @@ class Session:
         finally:
             self.left_out = frozenset()
 
-    def prepare_safely(self, graph: fx.Graph, compiled: Compiled | None = None) -> None:
+    def prepare_safely(self, graph: fx.Graph, compiled: Compiled | None = None, inputs: Sequence[Any] = ()) -> None:
         """`prepare`, which never raises unless `strict`."""
         try:
-            self.prepare(graph, compiled)
+            self.prepare(graph, compiled, inputs)
         except Exception as error:  # the capture boundary, as in `replace`
             self.fresh = True
             if self.config.strict:
@@ -223,7 +224,7 @@ class Session:
     def replace(self, graph: fx.Graph) -> None:
         """Swap kernels into the graph; never raises unless `strict`."""
         try:
-            with as_inductor_has_them(graph, self.config.rest):
+            with as_inductor_has_them(graph, self.config.rest, self.inputs):
                 self._replace(graph)
         except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
             if self.config.strict:
@@ -363,7 +364,7 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
             call: Callable[[list[Any]], Any] = getattr(made, "current_callable", None) or made
             return call
 
-        session.prepare_safely(graph_module.graph, compiled_now)
+        session.prepare_safely(graph_module.graph, compiled_now, inputs)
         compiled = compile_fx_inner(graph_module, inputs, **kwargs)
         if session.fresh and getattr(compiled, "_fx_graph_cache_key", None):
             compiled._fx_graph_cache_key = None

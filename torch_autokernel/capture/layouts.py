@@ -6,7 +6,7 @@ A wrong guess costs a copy, never a wrong result: Inductor is told the strides t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,17 @@ _CONVOLUTIONS = ("aten.convolution.default", "aten.convolution_backward.default"
 
 
 @contextmanager
-def as_inductor_has_them(graph: fx.Graph, rest: str) -> Iterator[None]:
-    """Within the block, values that Inductor keeps channels-last are told so in their nodes' metadata."""
+def as_inductor_has_them(graph: fx.Graph, rest: str, inputs: Sequence[Any] = ()) -> Iterator[None]:
+    """Within the block, values that Inductor keeps channels-last are told so in their nodes' metadata, and so are `inputs`:
+    what a forward graph saves for its backward graph comes as Inductor made it."""
     before: dict[fx.Node, Any] = {}
+    for node, value in zip(graph.find_nodes(op="placeholder"), inputs, strict=False):
+        if isinstance(value, torch.Tensor) and isinstance(node.meta.get("val"), torch.Tensor):
+            before[node] = node.meta["val"]
+            node.meta["val"] = value
     if rest == "inductor" and _channels_last(graph):
         for node in graph.nodes:
-            if _moves(node, before):
+            if _moves(node):
                 before[node] = node.meta["val"]
                 node.meta["val"] = node.meta["val"].contiguous(memory_format=torch.channels_last)
     try:
@@ -41,7 +46,7 @@ def _channels_last(graph: fx.Graph) -> bool:
     return bool(config.layout_optimization and torch.backends.mkldnn.is_available() and named & set(_CONVOLUTIONS))
 
 
-def _moves(node: fx.Node, moved: dict[fx.Node, Any]) -> bool:
+def _moves(node: fx.Node) -> bool:
     """Whether the node's value is an image that comes out of a convolution, goes into one, or is made of such images; results
     of the graph keep their strides."""
     value = node.meta.get("val")
@@ -53,9 +58,15 @@ def _moves(node: fx.Node, moved: dict[fx.Node, Any]) -> bool:
         return True
     if ops.name_of(node.target) == ops.GETITEM:
         return bool(node.args[1] == 0) and _is_convolution(node.args[0])
-    return ops.kind(ops.name_of(node.target)) == "pointwise" and (
-        any(_is_convolution(u) and node in u.args[:2] for u in node.users) or any(a in moved for a in node.all_input_nodes)
-    )
+    into = any(_is_convolution(u) and node in u.args[:2] for u in node.users)
+    of_such = any(_is_channels_last(a.meta.get("val")) for a in node.all_input_nodes)
+    return ops.kind(ops.name_of(node.target)) == "pointwise" and (into or of_such)
+
+
+def _is_channels_last(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or value.dim() != 4 or value.is_contiguous():
+        return False
+    return value.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_convolution(node: Any) -> bool:

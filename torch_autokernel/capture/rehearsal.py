@@ -118,10 +118,9 @@ def _harmless(target: Any) -> bool:
 
 
 # ---------------------------------------------------------------------- inputs
-def inputs_like(graph: fx.Graph) -> list[Any] | None:
-    """Tensors of the placeholders' sizes and strides: small random numbers, integers 0, which is a valid index anywhere. None
-    where they cannot be made or would take too much memory."""
-    values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
+def inputs_like(values: Sequence[Any]) -> list[Any] | None:
+    """Tensors of these (fake) tensors' sizes and strides: small random numbers, integers 0, which is a valid index anywhere.
+    None where they cannot be made or would take too much memory."""
     if not all(isinstance(v, (torch.Tensor, int, torch.SymInt, float, bool)) for v in values):
         return None
     tensors = [v for v in values if isinstance(v, torch.Tensor)]
