@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -24,7 +24,9 @@ from torch_autokernel.capture.sizes import hint
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.types import CacheKey, Refusal, digest
 from torch_autokernel.engine import Decision, Engine
-from torch_autokernel.verify.statistics import Ratio, interleave, paired_ratio
+
+if TYPE_CHECKING:
+    from torch_autokernel.verify.statistics import Ratio
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ def _made(like: Any, generator: torch.Generator) -> Any:
 
 
 # ---------------------------------------------------------------------- the choice
-Measure = Callable[[Sequence[Kernels]], list[Ratio]]
+Measure = Callable[[Sequence[Kernels]], "list[Ratio]"]
 
 
 def choose(groups: Sequence[str], measure: Measure) -> Outcome:
@@ -192,6 +194,8 @@ def _text(found: Ratio) -> str:
 
 def measurer(compiled: Callable[[Kernels], Callable[[list[Any]], Any]], inputs: list[Any]) -> Measure:
     """Measures by compiling the graph under each set and running all of them, and the graph without kernels, in turns."""
+    from torch_autokernel.verify.statistics import interleave, paired_ratio  # imported here: a warm cache loads no `verify`
+
     runs: dict[Kernels, Run] = {}
 
     def run_of(kernels: Kernels) -> Run:
