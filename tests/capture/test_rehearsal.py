@@ -13,7 +13,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.capture.engines import ReferenceEngine
-from torch_autokernel.capture import record, rehearsal
+from torch_autokernel.capture import made_up, record, rehearsal
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.backend import autokernel
 from torch_autokernel.capture.rehearsal import Kernels, Outcome, choose
@@ -100,13 +100,13 @@ def test_inputs_have_the_sizes_and_strides_of_the_placeholders(monkeypatch: pyte
     wide = torch.randn(6, 8)[::2].t()
     graph = graph_of(lambda a, i, b: (a[i] @ b, i + 1), table, index, wide)
     values = [n.meta["val"] for n in graph.find_nodes(op="placeholder")]
-    made = rehearsal.inputs_like(values)
+    made = made_up.inputs_like(values)
     assert made is not None
     for ours, theirs in zip(made, (table, index, wide), strict=True):
         assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
     assert not made[1].any() and made[0].isfinite().all() and made[2].std() > 0
-    monkeypatch.setattr(rehearsal, "_available_bytes", lambda: 100.0)
-    assert rehearsal.inputs_like(values) is None
+    monkeypatch.setattr(made_up, "_available_bytes", lambda: 100.0)
+    assert made_up.inputs_like(values) is None
 
 
 def test_a_graph_that_does_more_than_compute_is_not_run() -> None:
@@ -114,8 +114,33 @@ def test_a_graph_that_does_more_than_compute_is_not_run() -> None:
         library.define("send(Tensor x) -> Tensor")
         library.impl("send", lambda x: x + 1, "CompositeExplicitAutograd")
         x = torch.randn(3)
-        assert rehearsal.has_effects(graph_of(lambda x: torch.ops.rehearsal_test.send(x) * 2, x))
-        assert not rehearsal.has_effects(graph_of(lambda x: x.exp() * 2, x))
+        assert not made_up.may_run(graph_of(lambda x: torch.ops.rehearsal_test.send(x) * 2, x))
+        assert made_up.may_run(graph_of(lambda x: x.exp() * 2, x))
+
+
+@pytest.mark.parametrize(
+    ("function", "safe"),
+    [
+        (lambda x, i: x[i], True),
+        (lambda x, i: x[i.reshape(-1)[:2].long()], True),
+        (lambda x, i: torch.gather(x, 0, torch.where(i != -100, i, 0)[:, None]), True),
+        (lambda x, i: F.embedding(torch.arange(3) + 1, x) + i.sum(), True),
+        (lambda x, i: x[i] * (i != 2).sum(), True),
+        (lambda x, i: x[i - 1], False),
+        (lambda x, i: x[(x[:, 0] * 3).long()], False),
+        (lambda x, i: F.embedding(i * 2, x), False),
+        (lambda x, i: x.index_add(0, i + 1, x[:3]), False),
+        (lambda x, i: 7 // i, False),
+        (lambda x, i: (7 % i).float(), False),
+        (lambda x, i: x / i[:1], True),
+        (lambda x, i: i.copy_(i + 1), False),
+        (lambda x, i: x.copy_(x + 1), True),
+    ],
+)
+def test_made_up_integers_must_not_end_the_process(function: Callable[..., Any], safe: bool) -> None:
+    """A position that is written back and indexes a cache would leave it after some runs; an integer division by 0 is a signal."""
+    graph = graph_of(function, torch.randn(5, 4), torch.tensor([0, 2, 1]))
+    assert made_up.may_run(graph) == safe
 
 
 def test_a_region_with_nothing_beside_it_needs_no_rehearsal() -> None:

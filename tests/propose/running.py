@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import torch_autokernel
 from torch_autokernel.core import dims
 from torch_autokernel.core.types import Region, Signature
+from torch_autokernel.lang.compiler import FLAGS as SHIPPED
+from torch_autokernel.lang.compiler import INCLUDE
 from torch_autokernel.propose.kernel import Kernel
+from torch_autokernel.propose.schedule import FLAGS as PROPOSED
 
-INCLUDE = Path(torch_autokernel.__file__).parent / "lang" / "include"
-FLAGS = ["-O3", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-w"]
+# Those of the kernels that users get; tests choose the machine, and call a kernel by its own name.
+FLAGS = [f for f in (*SHIPPED, *PROPOSED, "-w") if not f.startswith(("-march=", "-fvisibility="))]
 LOW = {torch.float32, torch.bfloat16, torch.float16}
 
 
-def compile_all(kernels: Mapping[str, str], folder: Path, march: str = "native", extra: Sequence[str] = ()) -> ctypes.CDLL:
+def compile_all(kernels: Mapping[str, str], folder: Path, march: str = "native") -> ctypes.CDLL:
     """One library; the kernel of each name is exported under that name."""
 
     def one(item: tuple[str, str]) -> str:
@@ -34,7 +36,6 @@ def compile_all(kernels: Mapping[str, str], folder: Path, march: str = "native",
             "g++",
             *FLAGS,
             f"-march={march}",
-            *extra,
             f"-I{INCLUDE}",
             f"-Dkernel={name}",
             "-c",
@@ -49,8 +50,24 @@ def compile_all(kernels: Mapping[str, str], folder: Path, march: str = "native",
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(one, kernels.items()))
     library = folder / "all.so"
-    subprocess.run(["g++", "-shared", "-fopenmp", *extra, *objects, "-o", str(library)], check=True)
+    subprocess.run(["g++", "-shared", "-fopenmp", *objects, "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
+
+
+def check_at(regions: Mapping[str, Region], kernels: Mapping[str, Kernel], library: ctypes.CDLL, sizes: Sequence[int]) -> None:
+    """Every kernel at its region's own sizes and with each of these for every symbol, against oracle and eager; all that is wrong is
+    told at once."""
+    wrong = []
+    for name, kernel in kernels.items():
+        region = regions[name]
+        signature = region.signature
+        for bound in (dict(region.sizes), *(dict.fromkeys(signature.symbols, n) for n in sizes)):
+            inputs = random_inputs(signature, bound)
+            try:
+                compare(region, inputs, run(getattr(library, name), kernel, signature, inputs), f"{name} {bound}")
+            except AssertionError as e:
+                wrong.append(str(e))
+    assert not wrong, "\n".join(wrong)
 
 
 def allocate(signature: Signature, sizes: Mapping[str, int]) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.propose.running import compare, compile_all, random_inputs, run
+from tests.propose.running import check_at, compare, compile_all, random_inputs, run
 from tests.propose.tracing import trace
 from torch_autokernel.core.types import Arch, Region
 from torch_autokernel.propose import attention
@@ -25,7 +25,6 @@ from torch_autokernel.propose.tiles import Tiles, choose
 SEED = 20261125
 Tensor = torch.Tensor
 ARCH = Arch("cpu-x86_64-avx2", limits={"threads": 2, "vector_bytes": 32, "l1_bytes": 32768, "l2_bytes": 524288})
-OFF = ["-ffp-contract=off"]
 
 
 def qkv(
@@ -143,7 +142,7 @@ def build(cases: dict[str, Any], folder: Path) -> Built:
     torch.manual_seed(SEED)
     regions = {name: region_of(fn, make()) for name, (fn, make, _) in cases.items()}
     kernels = {n: write(r.signature, attention.parts_of(r.signature), cases[n][2]) for n, r in regions.items()}
-    return regions, kernels, compile_all({n: k.text for n, k in kernels.items()}, folder, extra=OFF)
+    return regions, kernels, compile_all({n: k.text for n, k in kernels.items()}, folder)
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +157,7 @@ def more(tmp_path_factory: Any) -> Built:
 
 def check(built: Built, sizes: tuple[int, ...]) -> None:
     regions, kernels, library = built
-    wrong = []
-    for name, region in regions.items():
-        s = region.signature
-        for bound in (dict(region.sizes), *(dict.fromkeys(s.symbols, n) for n in sizes)):
-            inputs = random_inputs(s, bound)
-            try:
-                compare(region, inputs, run(getattr(library, name), kernels[name], s, inputs), f"{name} {bound}")
-            except AssertionError as e:
-                wrong.append(str(e))
-    assert not wrong, "\n".join(wrong)
+    check_at(regions, kernels, library, sizes)
 
 
 SIZES = (2, 3, 17)
@@ -276,7 +266,7 @@ def test_key_blocks_that_a_mask_empties_are_not_visited(tmp_path: Path) -> None:
         'static int visits = 0;\nextern "C" int kernel_visits() { return visits; }\nextern "C" void kernel',
     )
     counted = counted.replace("#pragma omp", "//")
-    library = compile_all({"counted": counted}, tmp_path, extra=OFF)
+    library = compile_all({"counted": counted}, tmp_path)
     inputs = random_inputs(region.signature, dict(region.sizes))
     run(library.counted, kernel, region.signature, inputs)
     blocks = sum(1 for r0 in range(0, 50, 12) for j0 in (0, 32) if j0 <= min(49, r0 + 11) and min(49, j0 + 31) > r0 - 9)

@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from tests.propose.cases import CASES, Case
-from tests.propose.running import FLAGS, INCLUDE, compare, compile_all, random_inputs, run
+from tests.propose.running import FLAGS, INCLUDE, check_at, compare, compile_all, random_inputs, run
 from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.kernel import Kernel, generate
-from torch_autokernel.propose.schedule import FLAGS as PROPOSED
 
 SEED = 20261124
 SIZES = (1, 2, 3, 17)
@@ -59,17 +58,7 @@ def built(request: Any, traced: dict[str, Region], tmp_path_factory: Any) -> Bui
 
 def _check(traced: dict[str, Region], built: Built) -> None:
     kernels, library = built
-    wrong = []
-    for name in kernels:
-        region = traced[name]
-        signature = region.signature
-        for sizes in (dict(region.sizes), *(dict.fromkeys(signature.symbols, n) for n in SIZES)):
-            inputs = random_inputs(signature, sizes)
-            try:
-                compare(region, inputs, run(getattr(library, name), kernels[name], signature, inputs), f"{name} {sizes}")
-            except AssertionError as e:
-                wrong.append(str(e))
-    assert not wrong, "\n".join(wrong)
+    check_at(traced, kernels, library, SIZES)
 
 
 def test_every_case_at_every_size(traced: dict[str, Region], built: Built) -> None:
@@ -138,7 +127,7 @@ def test_products_are_rounded_wherever_they_are_used(tmp_path: Path) -> None:
     x, w = torch.randn(4, 35) * 1e19, torch.randn(35) * 1e18
     region = trace(lambda x, w: torch.softmax(x * w, -1), [x, w])[0].region
     kernel = generate(region.signature, Schedule(lanes=16), region.sizes, 2)
-    library = compile_all({"k": kernel.text}, tmp_path, extra=PROPOSED)
+    library = compile_all({"k": kernel.text}, tmp_path)
     torch.testing.assert_close(run(library.k, kernel, region.signature, [x, w])[0], torch.softmax(x * w, -1))
 
 

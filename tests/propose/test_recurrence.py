@@ -16,7 +16,6 @@ from torch_autokernel.core.types import Region
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
-from torch_autokernel.propose.schedule import FLAGS
 
 SEED = 20261125
 QUICK = ("elman", "gated")
@@ -29,7 +28,7 @@ def build(names: tuple[str, ...], folder: Path, lanes: int) -> tuple[dict[str, t
         whole = capture_recurrence(function, args, module)
         region = whole.captured.region
         made[name] = region, generate(region.signature, Schedule(lanes=lanes), region.sizes, 2), whole.order
-    return made, compile_all({n: k.text for n, (_r, k, _o) in made.items()}, folder, extra=FLAGS)
+    return made, compile_all({n: k.text for n, (_r, k, _o) in made.items()}, folder)
 
 
 def check(names: tuple[str, ...], folder: Path, lanes: int) -> None:

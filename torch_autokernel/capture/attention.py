@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from torch_autokernel.capture import ops
+from torch_autokernel.capture.nodes import ancestors, writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name, tensor_of
 
 LOW = ("float32", "bfloat16", "float16")
@@ -92,7 +92,7 @@ def _between(weights: fx.Node, allowed: Callable[[fx.Node], bool]) -> tuple[fx.N
     def row_by_row(n: fx.Node) -> bool:
         return _goes_on(n) or _folds_rows(n)
 
-    back = _ancestors(weights, row_by_row)
+    back = ancestors(weights, row_by_row)
     products = [n for n in back if _kind(n) == "product"]
     if len(products) != 1 or not _is_product(products[0]) or not allowed(products[0]):
         return None
@@ -112,18 +112,6 @@ def _folds_rows(node: fx.Node) -> bool:
     axes = node.args[1] if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
     rank = tensor_of(node).dim()
     return node.args[2] is True and [int(a) % rank for a in axes] == [rank - 1]  # type: ignore[arg-type]
-
-
-def _ancestors(start: fx.Node, through: Callable[[fx.Node], bool]) -> set[fx.Node]:
-    """The node, and what it is made of; nodes that are not gone through are the last."""
-    seen, todo = set(), [start]
-    while todo:
-        node = todo.pop()
-        if node not in seen:
-            seen.add(node)
-            if through(node):
-                todo.extend(node.all_input_nodes)
-    return seen
 
 
 def _descendants(start: fx.Node, within: set[fx.Node]) -> set[fx.Node]:
@@ -170,7 +158,7 @@ def _before(
 
 def _from_nothing(node: fx.Node) -> bool:
     """Whether the value is made of constants and iotas alone."""
-    ends = [n for n in _ancestors(node, _goes_on) if not _goes_on(n)]
+    ends = [n for n in ancestors(node, _goes_on) if not _goes_on(n)]
     return all(_kind(n) == "source" for n in ends)
 
 
@@ -199,15 +187,11 @@ def _joins(node: fx.Node) -> bool:
 def _copies(members: set[fx.Node], result: fx.Node) -> set[fx.Node]:
     """Members that somebody outside reads, and what those are made of."""
     read = [n for n in members if n is not result and any(u not in members for u in n.users)]
-    return {a for n in read for a in _ancestors(n, lambda x: x in members)} & members
+    return {a for n in read for a in ancestors(n, lambda x: x in members)} & members
 
 
 def _written_between(members: set[fx.Node], result: fx.Node, position: dict[fx.Node, int]) -> bool:
     """Whether a tensor that the region reads is written after its first read and before its result."""
     read = {a for n in members for a in n.all_input_nodes if a not in members}
     first, last = min(position[n] for n in members), position[result]
-    return any(_writes(u) and first < position[u] < last for a in read for u in a.users)
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return any(writes(u) and first < position[u] < last for a in read for u in a.users)

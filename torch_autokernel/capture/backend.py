@@ -23,7 +23,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from torch_autokernel.capture import operators, rehearsal
+from torch_autokernel.capture import made_up, operators, rehearsal
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.background import Search, Swapping
 from torch_autokernel.capture.eager_rest import compile_eager
@@ -152,7 +152,7 @@ class Session:
             return decisions
         key = rehearsal.key_of(graph, self.engine)
         outcome = rehearsal.recall(key, kernels, self.engine)
-        if outcome is None and self.rehearses and not rehearsal.has_effects(graph):
+        if outcome is None and self.rehearses and made_up.may_run(graph):
             outcome = self._rehearse(decisions, compiled)
             if outcome is not None:
                 self.fresh = True
@@ -181,7 +181,7 @@ class Session:
 
         try:
             with ordinary_torch():
-                inputs = rehearsal.inputs_like(self.inputs)
+                inputs = made_up.inputs_like(self.inputs)
             if inputs is None:
                 log.info("the graph is not rehearsed: its inputs cannot be made here, or are too large")
                 return None

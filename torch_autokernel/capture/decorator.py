@@ -70,7 +70,8 @@ class Accelerated:
         ident = direct.identity(args)
         if ident in self.failed:
             self.patience = _PATIENCE
-        if ident is None or ident in self.failed or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
+            return None
+        if ident is None or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
             return None
         resolved = config.resolve(self.options)
         plan = None if resolved.disable else direct.make_plan(self.original, args, self.module, resolved)

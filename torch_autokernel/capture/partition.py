@@ -19,6 +19,7 @@ import torch
 from torch import fx
 
 from torch_autokernel.capture import attention, ops
+from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
 from torch_autokernel.core.errors import CaptureError
@@ -206,7 +207,7 @@ def _fuses(node: fx.Node, taken: set[fx.Node]) -> bool:
         and name != ops.GETITEM
         and not ops.is_extern(name)
         and ops.kind(name) != "view"
-        and not _mutates(node)
+        and not writes(node)
     )
 
 
@@ -271,10 +272,6 @@ def _free(graph: fx.Graph, fusible: set[fx.Node]) -> set[fx.Node]:
     return out
 
 
-def _mutates(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
 def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
     """How many extern calls precede a node (as late as its users allow). A mutation in mid-graph is a wall: nothing before it
     shares a depth with anything behind it."""
@@ -285,7 +282,7 @@ def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
         for arg in node.all_input_nodes:
             level = max(level, depth[arg] + _is_call(arg, fusible))
         depth[node] = level
-        if _mutates(node) and any(True for _ in _later_readers(node)):
+        if writes(node) and any(True for _ in _later_readers(node)):
             wall = max(depth.values()) + 1
     for node in reversed(graph.nodes):
         if node in fusible:
@@ -305,7 +302,7 @@ def _later_readers(node: fx.Node) -> Iterable[fx.Node]:
 
 def _crosses_mutation(node: fx.Node) -> bool:
     """Whether an argument is written later in the graph, so that the node must not move down."""
-    return any(_mutates(u) and u.args and u.args[0] is arg for arg in node.all_input_nodes for u in arg.users)
+    return any(writes(u) and u.args and u.args[0] is arg for arg in node.all_input_nodes for u in arg.users)
 
 
 def _components(graph: fx.Graph, fusible: set[fx.Node], depth: dict[fx.Node, int]) -> list[list[fx.Node]]:

@@ -9,7 +9,6 @@ the store, so a graph is rehearsed once for each set of kernels.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ VERSION = "1"
 ROUNDS = 60
 SECONDS = 4.0  # of one interleaved run
 MOST_GROUPS = 6  # kernels tried one by one where all together lose
-MEMORY_SHARE = 0.25  # of what is available, that the inputs may take
 
 Kernels = frozenset[str]  # signatures' digests
 Run = Callable[[], Any]
@@ -104,64 +102,6 @@ def stands_alone(graph: fx.Graph, taken: Collection[str]) -> bool:
     return all(ops.kind(ops.name_of(n.target)) in ("view", "source", ops.GETITEM) for n in others)
 
 
-def has_effects(graph: fx.Graph) -> bool:
-    """Whether running the graph on made-up inputs may do more than compute: only torch's own operations are known not to."""
-    return any(
-        n.op not in ("placeholder", "output", "get_attr", "call_function")
-        or (n.op == "call_function" and not _harmless(n.target))
-        for n in graph.nodes
-    )
-
-
-def _harmless(target: Any) -> bool:
-    if isinstance(target, torch._ops.OpOverload):
-        return target.namespace in ("aten", "prims", "mkldnn", "quantized", "quantized_decomposed", "inductor")
-    return not isinstance(target, torch._ops.OperatorBase)
-
-
-# ---------------------------------------------------------------------- inputs
-def inputs_like(values: Sequence[Any]) -> list[Any] | None:
-    """Tensors of these (fake) tensors' sizes and strides: small random numbers, integers 0, which is a valid index anywhere.
-    None where they cannot be made or would take too much memory."""
-    if not all(isinstance(v, (torch.Tensor, int, torch.SymInt, float, bool)) for v in values):
-        return None
-    tensors = [v for v in values if isinstance(v, torch.Tensor)]
-    if any(t.device.type != "cpu" or t.layout is not torch.strided for t in tensors):
-        return None
-    if sum(_bytes(t) for t in tensors) > MEMORY_SHARE * _available_bytes():
-        return None
-    generator = torch.Generator().manual_seed(0)
-    return [_made(v, generator) for v in values]
-
-
-def _bytes(t: torch.Tensor) -> int:
-    return int(t.element_size() * _extent([hint(s) for s in t.shape], [hint(s) for s in t.stride()]))
-
-
-def _extent(shape: Sequence[int], stride: Sequence[int]) -> int:
-    return 0 if 0 in shape else 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-
-
-def _available_bytes() -> float:
-    try:
-        with open("/proc/meminfo") as file:
-            facts = dict(line.split(":", 1) for line in file)
-        return int(facts["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return math.inf
-
-
-def _made(like: Any, generator: torch.Generator) -> Any:
-    if not isinstance(like, torch.Tensor):
-        return hint(like) if isinstance(like, torch.SymInt) else like
-    shape, stride = [hint(s) for s in like.shape], [hint(s) for s in like.stride()]
-    storage = torch.zeros(_extent(shape, stride), dtype=like.dtype)
-    if like.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        scale = 2 / math.sqrt(max(4, shape[-1])) if len(shape) > 1 else 1.0
-        storage.copy_(torch.randn(storage.shape, generator=generator) * scale)
-    return storage.as_strided(shape, stride)
-
-
 # ---------------------------------------------------------------------- the choice
 Measure = Callable[[Sequence[Kernels]], "list[Ratio]"]
 
@@ -171,21 +111,21 @@ def choose(groups: Sequence[str], measure: Measure) -> Outcome:
     the graph is with them. All together first; where that loses, each alone, then the winners together."""
     everything = frozenset(groups)
     (whole,) = measure([everything])
+    told = f"the graph with all {len(everything)} kernels runs at {_text(whole)} of the graph without"
     if whole.median >= 1:
-        return Outcome(everything, f"the graph with all {len(everything)} kernels runs at {_text(whole)} of the graph without")
-    lost = f"the graph with all {len(everything)} kernels runs at {_text(whole)} of the graph without"
+        return Outcome(everything, told)
     if len(groups) < 2:
-        return Outcome(frozenset(), lost)
+        return Outcome(frozenset(), told)
     singles = [frozenset({g}) for g in groups[:MOST_GROUPS]]
     alone = dict(zip(singles, measure(singles), strict=True))
     winners = sorted((s for s in singles if alone[s].median >= 1), key=lambda s: -alone[s].median)
     if not winners:
-        return Outcome(frozenset(), lost)
+        return Outcome(frozenset(), told)
     if len(winners) > 1:
         together = frozenset().union(*winners)
         if together != everything and (found := measure([together])[0]).median >= max(1.0, alone[winners[0]].median):
-            return Outcome(together, f"{lost}; with {len(together)} of them at {_text(found)}")
-    return Outcome(winners[0], f"{lost}; with the best one alone at {_text(alone[winners[0]])}")
+            return Outcome(together, f"{told}; with {len(together)} of them at {_text(found)}")
+    return Outcome(winners[0], f"{told}; with the best one alone at {_text(alone[winners[0]])}")
 
 
 def _text(found: Ratio) -> str:

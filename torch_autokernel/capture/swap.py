@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.signature import Captured
 from torch_autokernel.core.errors import CaptureError
 
@@ -42,7 +43,7 @@ def _plan(graph: fx.Graph, replacements: Sequence[tuple[Captured, Any]]) -> dict
             if last_random is not None:
                 extra.setdefault(node, []).append(last_random)
             last_random = node
-        if _is_mutable(node):
+        if writes(node):
             readers = {n for arg in node.all_input_nodes for n in arg.users if n in before}
             extra.setdefault(node, []).extend(n for n in readers if n not in inside)
             for captured, _ in replacements:
@@ -55,11 +56,7 @@ def _plan(graph: fx.Graph, replacements: Sequence[tuple[Captured, Any]]) -> dict
 
 
 def _touches(node: fx.Node, mutation: fx.Node) -> bool:
-    return _is_mutable(node) or any(a in mutation.all_input_nodes for a in node.all_input_nodes)
-
-
-def _is_mutable(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return writes(node) or any(a in mutation.all_input_nodes for a in node.all_input_nodes)
 
 
 def _tagged(node: fx.Node, tag: torch.Tag) -> bool:
@@ -118,7 +115,7 @@ def _mutation_order(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """For a mutation: the operator calls that read what it writes (they replaced nodes that stood before it)."""
     out: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
-        if _is_mutable(node):
+        if writes(node):
             out[node] = [u for arg in node.all_input_nodes for u in arg.users if "autokernel" in u.meta and u is not node]
     return out
 

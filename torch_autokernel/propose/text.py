@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose.functions import FUNCTIONS, literal
 from torch_autokernel.propose.index import Affine
@@ -80,10 +79,3 @@ def _select(inst: Inst, args: list[str], wide: list[bool], lanes: str) -> str:
 
 def parenthesised(text: str) -> str:
     return text if text.replace("_", "").isalnum() or text.endswith(")") and "(" in text and " " not in text else f"({text})"
-
-
-def polynomial_work(sizes: list[Dim]) -> Dim:
-    out: Dim = 1
-    for s in sizes:
-        out = dims.mul(out, s)
-    return out

@@ -102,36 +102,40 @@ template <int N> AK_INLINE vec<float, N> scale2(const vec<float, N>& p, const ve
   return p * bits<float>((h + 127) << 23) * bits<float>((k - h + 127) << 23);
 #endif
 }
-// x = n ln2 + r with |r| <= ln2/2 and n integral, for |x| < 2^20.
-template <int N> AK_INLINE vec<float, N> reduce_ln2(const vec<float, N>& x, vec<float, N>& n) {
+// x = n ln2 + r with |r| <= ln2/2 and n integral, for |x| < 2^20. `t` is n + 1.5 * 2^23, so n stands in its lowest bits, too.
+template <int N> AK_INLINE vec<float, N> reduce_ln2(const vec<float, N>& x, vec<float, N>& n, vec<float, N>& t) {
   const vec<float, N> shift(12582912.0f);
-  n = multiply_add(x, vec<float, N>(1.44269504f), shift) - shift;
+  t = multiply_add(x, vec<float, N>(1.44269504f), shift);
+  n = t - shift;
   return multiply_add(n, vec<float, N>(-0x1.7f7d1cp-20f), multiply_add(n, vec<float, N>(-0x1.62e4p-1f), x));
+}
+// e^r for |r| <= ln2/2.
+template <int N> AK_INLINE vec<float, N> exp_near_zero(const vec<float, N>& r) {
+  const auto q = polynomial(r, 0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f);
+  return multiply_add(r * r, q, r) + 1.0f;
 }
 // For x in [-87, 88]; NaN gives anything.
 template <int N> AK_INLINE vec<float, N> exp_small(const vec<float, N>& x) {
   AK_SPLIT(exp_small, x) {
-    const vec<float, N> shift(12582912.0f), t = multiply_add(x, vec<float, N>(1.44269504f), shift), n = t - shift;
-    const vec<float, N> r = multiply_add(n, vec<float, N>(-0x1.7f7d1cp-20f), multiply_add(n, vec<float, N>(-0x1.62e4p-1f), x));
-    const auto q = polynomial(r, 0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f);
-    return (multiply_add(r * r, q, r) + 1.0f) * bits<float>((bits<int32_t>(t) + (127 - 0x4b400000)) << 23);
+    vec<float, N> n, t;
+    const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
+    return p * bits<float>((bits<int32_t>(t) + 127) << 23);
   }
 }
 template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
   AK_SPLIT(exp, v) {
     const auto zero = v < -104.0f;  // kept away from the scaling: denormal results are slow
-    vec<float, N> x = select(zero, 0.0f, v), n;
+    vec<float, N> x = select(zero, 0.0f, v), n, t;
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
-    const vec<float, N> r = reduce_ln2(x, n);
-    const auto q = polynomial(r, 0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f);
-    return select(zero, 0.0f, scale2(multiply_add(r * r, q, r) + 1.0f, n));
+    const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
+    return select(zero, 0.0f, scale2(p, n));
   }
 }
 template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
   AK_SPLIT(expm1, v) {
-    vec<float, N> x = select(v < -20.0f, vec<float, N>(-20.0f), v), n;
+    vec<float, N> x = select(v < -20.0f, vec<float, N>(-20.0f), v), n, t;
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
-    const vec<float, N> r = reduce_ln2(x, n);
+    const vec<float, N> r = reduce_ln2(x, n, t);
     const auto q = polynomial(r, 0x1.a0332ep-13f, 0x1.6d78d8p-10f, 0x1.11118ep-7f, 0x1.5554aap-5f, 0x1.555554p-3f, 0.5f);
     const auto p = multiply_add(r * r, q, r);  // e^r - 1
     const auto h = scale2(vec<float, N>(0.5f), n);  // half of 2^n: 2^128 would overflow too early

@@ -96,14 +96,8 @@ template <class E, int N> AK_INLINE float nothing_of(const typename E::Mem* v, i
 template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
   if constexpr (is_wide<float, N>) { return {exp_down(x.lo), exp_down(x.hi)}; }
   else {
-    const vec<float, N> shift(12582912.0f), t = multiply_add(x, vec<float, N>(1.44269504f), shift), n = t - shift;
-    const vec<float, N> r = multiply_add(n, vec<float, N>(-0x1.7f7d1cp-20f), multiply_add(n, vec<float, N>(-0x1.62e4p-1f), x));
-    vec<float, N> q(0x1.6a1a72p-10f);
-    q = multiply_add(q, r, vec<float, N>(0x1.123fc6p-7f));
-    q = multiply_add(q, r, vec<float, N>(0x1.555916p-5f));
-    q = multiply_add(q, r, vec<float, N>(0x1.55548ap-3f));
-    q = multiply_add(q, r, vec<float, N>(0x1.fffffcp-2f));
-    const vec<float, N> p = multiply_add(r * r, q, r) + 1.0f;
+    vec<float, N> n, t;
+    const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
     // 2^n by way of 2^(n + 64), so that denormal results are rounded once; n stands in the lowest bits of t
     const vec<float, N> power = bits<float>((bits<int32_t>(t) + (127 + 64)) << 23);
     return select(x < -104.0f, 0.0f, p * power * 0x1p-64f);

@@ -1,0 +1,25 @@
+"""Small questions about FX nodes that several modules ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether the node's operation writes one of its arguments."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def ancestors(start: fx.Node, through: Callable[[fx.Node], bool]) -> set[fx.Node]:
+    """The node, and what it is made of; nodes that are not gone through are the last."""
+    seen, todo = set(), [start]
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            if through(node):
+                todo.extend(node.all_input_nodes)
+    return seen
