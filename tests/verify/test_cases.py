@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from tests.verify import regions
 from tests.verify.regions import Graph
-from torch_autokernel.core.types import Region
+from torch_autokernel.core.types import Case, Region
+from torch_autokernel.verify.bank import Prepared
 from torch_autokernel.verify.cases import LARGEST, largest, plan, work
+from torch_autokernel.verify.checks.repeatable import middling
+from torch_autokernel.verify.oracle import Expected
 
 
 def layouts_do_not_overlap(region: Region, sizes: dict[str, int]) -> bool:
@@ -31,7 +35,18 @@ def test_every_symbol_meets_one_odd_and_long_sizes() -> None:
         assert 1 in values and region.sizes[symbol] in values and max(values) > 190
         assert sum(v % 2 for v in values) >= 3 and len(values) >= 6
     assert cases[0].sizes == region.sizes and cases[0].origin == "primary"
-    assert {c.distribution for c in cases} >= {"normal", "shifted", "small", "large", "rows", "wide", "grid", "nan", "inf", "edges"}
+    assert {c.distribution for c in cases} >= {
+        "normal",
+        "shifted",
+        "small",
+        "large",
+        "rows",
+        "wide",
+        "grid",
+        "nan",
+        "inf",
+        "edges",
+    }
 
 
 def test_plan_follows_from_the_seed_alone() -> None:
@@ -74,6 +89,26 @@ def test_stride_symbols_make_valid_layouts(seed: int) -> None:
     g = Graph()
     a = g.input("s0", "s1", stride=("s2", 1))
     b = g.input("s1", "s0", stride=("s2", 1))  # shares a stride that must suit both
-    region = g.region(g.op("aten.add.Tensor", a, g.op("aten.permute.default", b, (1, 0), shape=("s0", "s1"))), s0=8, s1=16, s2=24)
+    region = g.region(
+        g.op("aten.add.Tensor", a, g.op("aten.permute.default", b, (1, 0), shape=("s0", "s1"))), s0=8, s1=16, s2=24
+    )
     for case in plan(region, "standard", seed):
         assert layouts_do_not_overlap(region, dict(case.sizes)), case.sizes
+
+
+def _sized(distribution: str, numbers: int) -> Prepared:
+    return Prepared(Case(0, {}, distribution), (torch.empty(numbers),), Expected((), 0.0, 1.0))
+
+
+def test_repeats_prefer_numbers_near_one() -> None:
+    """Beside 1e9 a result that is wrong by 1 is right: such cases are repeated only where there are no others."""
+    huge = [_sized("huge", n) for n in (5, 1, 4, 2, 3)]
+    shifted, normal = _sized("shifted+", 9), _sized("normal", 7)
+    assert _numbers(middling([*huge, shifted, normal], 1)) == [9]
+    assert _numbers(middling([*huge, shifted, normal], 2)) == [7, 9]
+    assert _numbers(middling([*huge, shifted], 2)) == [9, 3]
+    assert _numbers(middling(huge, 2)) == [3, 4] and _numbers(middling(huge[:1], 2)) == [5]
+
+
+def _numbers(cases: list[Prepared]) -> list[int]:
+    return [p.inputs[0].numel() for p in cases]

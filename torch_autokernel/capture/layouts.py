@@ -28,8 +28,9 @@ def as_inductor_has_them(graph: fx.Graph, rest: str, inputs: Sequence[Any] = ())
             before[node] = node.meta["val"]
             node.meta["val"] = value
     if rest == "inductor" and _channels_last(graph):
+        visible = _visible(graph)
         for node in graph.nodes:
-            if _moves(node):
+            if node not in visible and _moves(node):
                 before[node] = node.meta["val"]
                 node.meta["val"] = node.meta["val"].contiguous(memory_format=torch.channels_last)
     try:
@@ -46,13 +47,20 @@ def _channels_last(graph: fx.Graph) -> bool:
     return bool(config.layout_optimization and torch.backends.mkldnn.is_available() and named & set(_CONVOLUTIONS))
 
 
+def _visible(graph: fx.Graph) -> set[fx.Node]:
+    """The results that the user sees: they keep their strides. What is only saved for the backward graph need not."""
+    output = graph.output_node()
+    results = list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
+    shown = output.meta.get("user_visible_output_idxs", range(len(results)))
+    return {r for i in shown if isinstance(r := results[i], fx.Node)}
+
+
 def _moves(node: fx.Node) -> bool:
-    """Whether the node's value is an image that comes out of a convolution, goes into one, or is made of such images; results
-    of the graph keep their strides."""
+    """Whether the node's value is an image that comes out of a convolution, goes into one, or is made of such images."""
     value = node.meta.get("val")
     if node.op != "call_function" or not isinstance(value, torch.Tensor) or value.dim() != 4 or not value.is_contiguous():
         return False
-    if value.device.type != "cpu" or any(u.op == "output" for u in node.users):
+    if value.device.type != "cpu":
         return False
     if _is_convolution(node):
         return True

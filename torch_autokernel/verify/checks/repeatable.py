@@ -82,11 +82,19 @@ class Repeatable:
 
 
 def middling(cases: list[Prepared], count: int) -> list[Prepared]:
-    """Cases of middling size, as many as there are up to `count`, of numbers near 1 where there are such: beside 1e9 a result
-    that is wrong by 1 is right."""
-    plain = [p for p in cases if p.case.distribution.removesuffix("+") in ("normal", "shifted")]
-    chosen = plain if len(plain) >= count else cases
-    return sorted(chosen, key=lambda p: p.nbytes)[len(chosen) // 2 :][:count]
+    """Cases of middling size, as many as there are up to `count`, first of all of numbers near 1: beside 1e9 a result that is
+    wrong by 1 is right."""
+    plain = _central([p for p in cases if _plain(p)], count)
+    return plain + _central([p for p in cases if not _plain(p)], count - len(plain))
+
+
+def _plain(prepared: Prepared) -> bool:
+    return prepared.case.distribution.removesuffix("+") in ("normal", "shifted")
+
+
+def _central(cases: list[Prepared], count: int) -> list[Prepared]:
+    start = max(0, min(len(cases) // 2, len(cases) - count))
+    return sorted(cases, key=lambda p: p.nbytes)[start:][:count]
 
 
 def _parallel(path: str) -> bool:
