@@ -96,6 +96,13 @@ def test_stride_symbols_make_valid_layouts(seed: int) -> None:
         assert layouts_do_not_overlap(region, dict(case.sizes)), case.sizes
 
 
+def test_long_loops_meet_small_numbers_too() -> None:
+    """On ordinary ones a cell may be chaos, and its case is cut short."""
+    for seed in range(8):
+        long = {c.distribution for c in plan(regions.gated_loop(), "standard", seed) if c.sizes["s0"] > 64}
+        assert {"normal", "small"} <= long
+
+
 def _sized(distribution: str, numbers: int) -> Prepared:
     return Prepared(Case(0, {}, distribution), (torch.empty(numbers),), Expected((), 0.0, 1.0))
 

@@ -85,6 +85,9 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     yield sizes.draw(primes), "edges", "special"
     for symbol in sizes.shape_symbols[:8]:
         yield sizes.draw(ragged, {symbol: rng.choice(long)}), "normal", f"long {symbol}"
+    for symbol in sizes.shape_symbols[:8] if pools is _LOOP_POOLS else ():
+        # Where the same steps on ordinary numbers are chaos, and cut short for it, small weights still forget.
+        yield sizes.draw(ragged, {symbol: rng.choice(long)}), "small", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _POOLS else ():
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
     if pools is _POOLS:
