@@ -406,7 +406,7 @@ class AttentionText:
                 out("const auto sum = load(o + r * ldo + e, m) / by;")
                 self.text.vector = "e"
                 text = self.text.value(p.result, {p.total.id: "sum"})
-                self.text.store("y0", spec.dtype, p.at, text, True, p.result.ctype)
+                self.text.store("y0", spec.dtype, p.at, text, True, p.result.ctype, p.result.fn)
 
 
 def _plain(part: Inst, along: str, across: str) -> Inst | None:

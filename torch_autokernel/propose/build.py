@@ -70,14 +70,46 @@ def lowers(*targets: str) -> Callable[[Lowering], Lowering]:
 
 
 def build(signature: Signature) -> tuple[list[Node], list[Node]]:
-    """Input nodes and output nodes; raises Refused naming the op that has no lowering."""
+    """Input nodes and output nodes; raises Refused naming the op that has no lowering. A result is rounded where it is made, so
+    that what reads it again reads the same, be it from memory or not."""
     inputs = [
         Node("input", s.shape, s.dtype, value=i, label=f"x{i}") for i, s in enumerate(signature.inputs)
     ]  # fmt: skip
     values: list[Any] = list(inputs)
+    results, passing = set(signature.outputs), _passing(signature)
     for op in signature.ops:
-        values.append(lowered(op, values))
+        at = len(values)
+        value = lowered(op, values, {op.target: _unrounded} if at in passing else None)
+        values.append(ir.held(value) if isinstance(value, Node) and at in results else value)
     return inputs, [values[i] for i in signature.outputs]
+
+
+_CONVERT = "prims.convert_element_type.default"
+_ARITHMETIC = {f"aten.{name}.{kind}" for name in ("add", "sub", "rsub", "mul", "div") for kind in ("Tensor", "Scalar")}
+
+
+def _passing(signature: Signature) -> set[int]:
+    """Conversions to low precision between a function, which torch computes in float, and arithmetic in low precision. They are
+    left out as Inductor leaves them out: the sum is rounded, not its terms too. One whose result is converted back stays:
+    x - x.bfloat16().float() is no zero."""
+    first = len(signature.inputs)
+    users: dict[int, list[Op]] = {}
+    for op in signature.ops:
+        for a in (*op.args, *op.kwargs.values()):
+            for ref in a if isinstance(a, tuple) else (a,):
+                if isinstance(ref, Ref):
+                    users.setdefault(ref.index, []).append(op)
+    found = set()
+    for k, op in enumerate(signature.ops):
+        if op.target == _CONVERT and op.dtype in ir.ROUNDING and op.args[0].index >= first:
+            own = users.get(first + k, [])
+            if own and all(u.target in _ARITHMETIC and u.dtype == op.dtype for u in own):
+                found.add(first + k)
+    return found
+
+
+def _unrounded(c: Call) -> Node:
+    return ir.named(convert(c.node(0), c.dtype), c.dtype)
 
 
 def lowered(op: Op, values: Sequence[Any], more: Mapping[str, Lowering] | None = None) -> Any:

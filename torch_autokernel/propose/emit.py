@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul, product
 from torch_autokernel.propose.passes import RUN, RowText
+from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.sweeps import Root, Segment, reach
-from torch_autokernel.propose.text import affine_text, parenthesised, size_text
+from torch_autokernel.propose.text import Writer, affine_text, parenthesised, size_text
+from torch_autokernel.propose.values import Parked
 
 
 @dataclass
@@ -40,14 +43,27 @@ class Partial:
         return self.fold == "sum" and self.ctype == "float" and not self.layout.terms
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """One row of a value for each block of rows: `count` elements for each of the kept rows and blocks."""
+
+    name: str
+    ctype: str
+    count: Dim
+    kept: Dim = 1
+
+
 class SweepText(RowText):
     """Prints a whole sweep."""
 
     partials: list[Partial]
+    rooms: list[Scratch]
+    kept: Dim  # rows of which each has blocks of its own
+    roomy = True  # rows may have scratch
     runs = False  # column sums go through a second array
 
     def write(self) -> None:
-        self.partials = []
+        self.partials, self.rooms, self.kept = [], [], 1
         late = self.sweep.reduced_rows is not None
         affines = self.affines(self.tops, self.sweep.roots)
         keep = [a for a in self.rows if a not in self.gone]
@@ -82,7 +98,56 @@ class SweepText(RowText):
         loops = [self.loop(a, self.range(a, ranges)) for a in outer]
         if strip:
             loops.append(f"for (int64_t b = 0; b < cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip}); ++b)")
-        self._nested(loops, lambda: self._row_bodies(groups, strip))
+        first = len(self.rooms)
+        body = self._aside(lambda: self._row_bodies(groups, strip))
+        rooms = self.rooms[first:]
+
+        def whole() -> None:
+            self._open_rooms(rooms, "")
+            self.out(*body)
+
+        def block() -> None:
+            self._open_rooms(rooms, "k")
+            sizes = [size_text(self.sizes[a]) for a in outer]
+            self._rows_of_block(sizes)
+            with self.out.block("for (int64_t r = first; r < end; ++r)"):
+                self._decode([self.axis[a] for a in outer], sizes)
+                self.out(*body)
+
+        if rooms and loops:
+            self._nested([f"for (int64_t k = 0; k < {self.schedule.blocks}; ++k)"], block)
+        else:
+            self._nested(loops, whole)
+
+    def _aside(self, body: Callable[[], None]) -> list[str]:
+        """The lines that it prints, for later."""
+        out, self.out = self.out, Writer()
+        body()
+        lines, self.out = self.out.lines, out
+        return lines
+
+    def scratch(self, value: Inst, since: int) -> Parked | None:
+        """A row of scratch; blocks of rows take turns, so that as much is needed as there are blocks."""
+        if not self.roomy or frozenset(self.sweep.cuts) & frozenset(self.rows):
+            return None
+        at: Affine = ZERO
+        extent: Dim = 1
+        for a in reversed(self.content):
+            at = at + Affine.of({a: extent})
+            extent = mul(extent, self.sweep.sizes[a])
+        self.rooms.append(Scratch(self.fresh("row"), value.ctype, extent, self.kept))
+        return Parked(self.rooms[-1].name, ir.STORED_AS[value.ctype], at, since)
+
+    def _open_rooms(self, rooms: list[Scratch], at: str) -> None:
+        for s in rooms:
+            where = f"m{s.name}" + (f" + {at} * {size_text(s.count)}" if at else "")
+            self.out(f"{s.ctype}* {s.name} = {where};")
+
+    def _rows_of_block(self, sizes: list[str]) -> None:
+        """The rows from `first` to `end` are block k's."""
+        blocks = self.schedule.blocks
+        self.out(f"const int64_t rows = {' * '.join(sizes) or '1'};")
+        self.out(f"const int64_t first = rows * k / {blocks}, end = rows * (k + 1) / {blocks};")
 
     def _nested(self, loops: list[str], body: Callable[[], None]) -> None:
         """The loops, shared out among threads, around the body."""
@@ -123,6 +188,7 @@ class SweepText(RowText):
         for r in self.sweep.roots:
             if r.role == "late":
                 self.partials.append(self._partial(r, keep))
+        self.kept = product(self.sizes[a] for a in keep)
         rows = product(self.sizes[a] for a in outer)
         many = isinstance(rows, str) or rows > 2 * RUN * self.schedule.blocks
         self.runs = many and any(p.layout.terms for p in self.partials)
@@ -154,23 +220,27 @@ class SweepText(RowText):
     def _late_block(self, keep: list[str], outer: list[str], strip: bool) -> None:
         row, blocks = self._kept_row(keep), self.schedule.blocks
         at = f"({row} * {blocks} + k)" if row else "k"
+        first = len(self.rooms)
+        bodies = [self._aside(functools.partial(self._row_bodies, groups, strip)) for _ranges, groups in self._row_groups()]
+        inside = [(self._inside(ranges), body) for (ranges, _groups), body in zip(self._row_groups(), bodies, strict=True)]
+        self._open_rooms(self.rooms[first:], at)
         for p in self.partials:
             self._open_partial(p, at)
         sizes = [size_text(self.sizes[a]) for a in outer]
         if strip:
             sizes.append(f"cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip})")
-        self.out(f"const int64_t rows = {' * '.join(sizes) or '1'}, end = rows * (k + 1) / {blocks};")
+        self._rows_of_block(sizes)
         if self.runs:
             self.out(f"const int64_t run = run_length(rows / {blocks});")
         names = [self.axis[a] for a in outer] + (["b"] if strip else [])
-        with self.out.block(f"for (int64_t r = rows * k / {blocks}; r < end; ++r)"):
+        with self.out.block("for (int64_t r = first; r < end; ++r)"):
             self._decode(names, sizes)
             for p in self.partials:
                 if p.lanes:
                     self.accumulator(f"t{p.number}", p.fold, p.ctype, True)
-            for ranges, groups in self._row_groups():
-                with self.out.block(self._inside(ranges)):
-                    self._row_bodies(groups, strip)
+            for condition, body in inside:
+                with self.out.block(condition):
+                    self.out(*body)
             self._close_row()
         for p in self.partials:
             if not p.layout.terms:

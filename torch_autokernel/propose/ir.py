@@ -32,6 +32,7 @@ C_COMPUTE = {
     "int32": "int32_t", "int16": "int32_t", "int8": "int32_t", "uint8": "int32_t", "bool": "bool",
 }  # fmt: skip
 STORED_AS = {"double": "float64", "float": "float32", "int64_t": "int64", "int32_t": "int32", "bool": "bool"}
+ROUNDING = {"bfloat16": "round_bf16", "float16": "round_f16"}
 _RANK = ["bool", "uint8", "int8", "int16", "int32", "int64", "bfloat16", "float16", "float32", "float64"]
 
 
@@ -123,11 +124,31 @@ def convert(x: Node, dtype: str) -> Node:
 def rounded(x: Node, dtype: str) -> Node:
     """x as a tensor of `dtype` would hold it."""
     y = convert(x, dtype)
-    if dtype in ("bfloat16", "float16") and x.dtype != dtype:
-        return Node("point", x.shape, dtype, (y,), {"bfloat16": "round_bf16", "float16": "round_f16"}[dtype])
+    if dtype in ROUNDING and x.dtype != dtype:
+        return Node("point", x.shape, dtype, (y,), ROUNDING[dtype])
     if dtype in ("int16", "int8", "uint8") and x.dtype != dtype:
         return Node("point", x.shape, dtype, (y,), f"wrap_{ELEMENT[dtype]}")
     return y
+
+
+def named(x: Node, dtype: str) -> Node:
+    """x as a value of another dtype that is computed in the same C type, with all its digits."""
+    return x if x.dtype == dtype else Node("view", x.shape, dtype, (x,), pull=lambda s, i: i, push=lambda s, i: i)
+
+
+def held(x: Node) -> Node:
+    """x rounded to its own dtype: what is computed in low precision keeps more digits until it is stored."""
+    base = x
+    while base.kind == "view":
+        base = base.args[0]
+    if x.dtype not in ROUNDING or base.kind not in ("point", "reduce", "scan") or base.fn == ROUNDING[x.dtype]:
+        return x
+    return Node("point", x.shape, x.dtype, (x,), ROUNDING[x.dtype])
+
+
+def holds(dtype: str, ctype: str, fn: str) -> bool:
+    """Whether memory of the dtype holds, without a loss, a value of this C type that comes out of the function."""
+    return C_COMPUTE[dtype] == ctype and (STORED_AS[ctype] == dtype or fn == ROUNDING.get(dtype, ""))
 
 
 def reduce(fn: str, x: Node, dims: Sequence[int], keepdim: bool, dtype: str) -> Node:

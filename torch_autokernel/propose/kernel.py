@@ -12,7 +12,7 @@ from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import build
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.choices import Schedule
-from torch_autokernel.propose.emit import Partial, SweepText
+from torch_autokernel.propose.emit import Partial, Scratch, SweepText
 from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.index import mul, product
 from torch_autokernel.propose.ir import Node
@@ -94,7 +94,7 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
                 name = former.kept.setdefault(id(root.owner), f"w{len(former.kept)}")
                 former.buffers.setdefault(name, (root.owner, root.owner.shape))
     used = used_buffers(former)
-    body, counter, partials, spare = Writer(), [0], list[Partial](), set[int]()
+    body, counter, partials, spare, rooms = Writer(), [0], list[Partial](), set[int](), list[Scratch]()
     for sweep in former.sweeps:
         printed = SweepText(former, sweep, schedule, body, counter)
         printed.used = used
@@ -102,8 +102,9 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
             body(f"// {_describe(printed)}")
             printed.write()
         partials += printed.partials
+        rooms += printed.rooms
         spare |= {p.number for p in printed.partials if printed.runs and p.layout.terms and p.fold == "sum"}
-    return _assemble(signature, schedule, former, used, partials, spare, body)
+    return _assemble(signature, schedule, former, used, partials, spare, rooms, body)
 
 
 def used_buffers(former: Former) -> frozenset[str]:
@@ -133,6 +134,7 @@ def _assemble(
     used: frozenset[str],
     partials: list[Partial],
     spare: set[int],
+    rooms: list[Scratch],
     body: Writer,
 ) -> Kernel:
     out = Writer()
@@ -140,6 +142,7 @@ def _assemble(
     counts = {p.number: product((schedule.blocks, p.extent, p.kept)) for p in partials}
     buffers += [(f"p{p.number}", p.ctype, counts[p.number]) for p in partials]
     buffers += [(f"o{p.number}", p.ctype, counts[p.number]) for p in partials if p.number in spare]
+    buffers += [(f"m{s.name}", s.ctype, product((schedule.blocks, s.count, s.kept))) for s in rooms]
     total: Dim = 0
     for _name, ctype, count in buffers:
         total = dims.add(total, mul(count, C_BYTES[ctype]), 64)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import EXPENSIVE
-from torch_autokernel.propose.index import Range
-from torch_autokernel.propose.ir import C_COMPUTE, STORED_AS
+from torch_autokernel.propose.index import ZERO, Range
 from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.sweeps import Root, Segment, reach
 from torch_autokernel.propose.text import size_text
-from torch_autokernel.propose.values import Scope, ValueText
+from torch_autokernel.propose.values import Parked, Scope, ValueText
 
 RUN = 32  # terms that one accumulator lane adds up before they go into a second one, at least (`run_length`)
+MOST_SHARED = 64  # values that are considered for being kept
 
 
 class RowText(ValueText):
@@ -39,31 +39,60 @@ class RowText(ValueText):
             self._finish(k, group[0].values[k], scope)
 
     def _park(self, group: list[Segment], passes: dict[int, list[int]]) -> None:
-        """Costly values that several passes need lie in the row of an output until that is written itself."""
+        """Costly values that several passes need are kept from one to the next: the value first that saves most."""
         self.parked = {}
         if not self.schedule.park or not self.inner or len(group) > 1 or len(passes) < 2:
             return
         (segment,) = group
-        needed: dict[Inst, list[int]] = {}
-        for stage, which in passes.items():
-            for i in reach([segment.values[k] for k in which]):
-                needed.setdefault(i, []).append(stage)
+        tops = {stage: [segment.values[k] for k in which] for stage, which in passes.items()}
+        roots = [(stage, self.sweep.roots[k], segment.values[k]) for stage, which in passes.items() for k in which]
+        free = [(stage, root) for stage, root, _value in roots if root.kind == "out" and self._along(root)]
         content = frozenset(self.sweep.content)
-        costly = [
-            i
-            for i, stages in needed.items()
-            if len(stages) > 1 and i.kind == "fn" and i.cost >= EXPENSIVE and i.axes >= content
-        ]
-        free = [
-            (stage, self.sweep.roots[k]) for stage, which in passes.items() for k in which if self.sweep.roots[k].kind == "out"
-        ]
-        for i in sorted(costly, key=lambda i: (-i.cost, i.id)):
-            for stage, root in free:
-                same = C_COMPUTE[root.dtype] == i.ctype and STORED_AS[i.ctype] == root.dtype
-                if same and stage == max(needed[i]) and root.store_at.coefficient(self.vector) == 1:
-                    self.parked[i.id] = (root, min(needed[i]))
-                    free.remove((stage, root))
+        while True:
+            needed: dict[Inst, list[int]] = {}
+            for stage, values in tops.items():
+                for i in self.needed(values, stage):
+                    if i.kind == "fn" and i.axes >= content and i.id not in self.parked:
+                        needed.setdefault(i, []).append(stage)
+            shared = sorted((i for i, stages in needed.items() if len(stages) > 1), key=lambda i: -i.id)[:MOST_SHARED]
+            saved = {i: self._saved(i, tops, min(needed[i])) for i in shared}
+            for i in sorted((i for i in shared if saved[i] >= EXPENSIVE), key=lambda i: (-saved[i], -i.id)):
+                if (place := self._place(i, needed[i], roots, free)) is not None:
+                    self.parked[i.id] = place
                     break
+            else:
+                return
+
+    def _along(self, root: Root) -> bool:
+        return root.store_at.coefficient(self.vector) == 1
+
+    def _saved(self, value: Inst, tops: dict[int, list[Inst]], since: int) -> float:
+        """What later passes need not compute once the value is kept, in vector instructions."""
+        before = {stage: self.needed(values, stage) for stage, values in tops.items() if stage > since}
+        self.parked[value.id] = Parked("", "", ZERO, since)
+        after = {stage: self.needed(tops[stage], stage) for stage in before}
+        del self.parked[value.id]
+        return sum(i.cost for stage in before for i in before[stage]) - sum(i.cost for stage in after for i in after[stage])
+
+    def _place(
+        self, value: Inst, stages: list[int], roots: list[tuple[int, Root, Inst]], free: list[tuple[int, Root]]
+    ) -> Parked | None:
+        """Its own result, a result that is written when it has been read for the last time, or scratch."""
+        since = min(stages)
+        for stage, root, stored in roots:
+            if stored is value and stage == since and root.kind == "out" and self._along(root):
+                if ir.holds(root.dtype, value.ctype, value.fn):
+                    free[:] = [f for f in free if f[1] is not root]
+                    return Parked(root.target, root.dtype, root.store_at, since, own=True)
+        for stage, root in free:
+            if stage == max(stages) and ir.holds(root.dtype, value.ctype, value.fn):
+                free.remove((stage, root))
+                return Parked(root.target, root.dtype, root.store_at, since)
+        return self.scratch(value, since)
+
+    def scratch(self, value: Inst, since: int) -> Parked | None:
+        """A place for one row of the value, or None where this kernel has no scratch."""
+        return None
 
     def _pass(self, group: list[Segment], which: list[int], scope: Scope) -> None:
         roots, content = self.sweep.roots, frozenset(self.sweep.content)
@@ -72,7 +101,8 @@ class RowText(ValueText):
             if not i.axes & content:
                 self.emit(i, scope)
         saved = dict(self.sizes), dict(self.axis)
-        loops = self.merged(self.content, self.affines(tops, [roots[k] for k in which]))
+        parked = [p.at for p in self.parked.values()]
+        loops = self.merged(self.content, [*self.affines(tops, [roots[k] for k in which]), *parked])
         self._open_scans(tops)
         folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
         for k, name in folds.items():
@@ -226,7 +256,8 @@ class RowText(ValueText):
         elif root.role == "late":
             self.gather_late(root, text, wide, value.ctype)
         elif root.kind != "scan" or root.target in self.used:
-            self.store(root.target, root.dtype, root.store_at, text, wide, value.ctype)
+            last = not any(p.own and p.tensor == root.target for p in self.parked.values())
+            self.store(root.target, root.dtype, root.store_at, text, wide, value.ctype, value.fn, last)
 
     def _factors(self, root: Root, value: Inst, scope: Scope) -> list[str] | None:
         """The factors of a product that is added up, where products may be fused with sums."""

@@ -31,6 +31,7 @@ class _Quiet(SweepText):
     """Sweeps inside a parallel region."""
 
     fused = True
+    roomy = False
 
     def _pragma(self, depth: int) -> None:
         return

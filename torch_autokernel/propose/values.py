@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
@@ -15,6 +16,18 @@ from torch_autokernel.propose.text import Writer, affine_text, expression, numbe
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 Scope = dict[int, str]  # value id -> C++ name
+
+
+@dataclass(frozen=True)
+class Parked:
+    """Where a value lies from the pass `since` on: in the row of a result that is written later, in its own result
+    (`own`), or in scratch."""
+
+    tensor: str
+    dtype: str
+    at: Affine
+    since: int
+    own: bool = False
 
 
 class ValueText:
@@ -31,7 +44,7 @@ class ValueText:
         self.gone = sweep.reduced_rows or frozenset()
         self.tops = [v for g in sweep.segments for s in g for v in s.values.values()]
         self.folds = {i.value: i for i in reach(self.tops) if i.kind == "fold"}
-        self.parked: dict[int, tuple[Root, int]] = {}  # value -> the output that holds it from one pass to later ones
+        self.parked: dict[int, Parked] = {}  # by value
         self.states: dict[int, str] = {}  # scan -> the name of its state in the pass at hand
         self.stage = 0
         self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
@@ -106,8 +119,8 @@ class ValueText:
         if inst.kind in ("const", "size", "index", "fold") or inst.id in scope:
             return
         parked = self.parked.get(inst.id)
-        if parked is not None and parked[1] < self.stage:
-            text = self._at(parked[0].target, parked[0].dtype, parked[0].store_at, scope)
+        if parked is not None and parked.since < self.stage:
+            text = self._at(parked.tensor, parked.dtype, parked.at, scope)
         elif inst.kind == "load":
             text = self._load(inst, scope)
         elif inst.kind == "scan":
@@ -122,18 +135,20 @@ class ValueText:
             text = expression(inst, args, [self.wide(a) for a in inst.args], "L")
         scope[inst.id] = self.fresh("v")
         self.out(f"const auto {scope[inst.id]} = {text};")
-        if parked is not None and parked[1] == self.stage:
-            self.store(parked[0].target, parked[0].dtype, parked[0].store_at, scope[inst.id], True, inst.ctype, False)
+        if parked is not None and parked.since == self.stage and not parked.own:
+            self.store(parked.tensor, parked.dtype, parked.at, scope[inst.id], True, inst.ctype, inst.fn, False)
 
-    def needed(self, tops: Sequence[Inst]) -> list[Inst]:
-        """What has to be computed in this pass for these values, operands first; parked values stand for themselves."""
+    def needed(self, tops: Sequence[Inst], stage: int | None = None) -> list[Inst]:
+        """What has to be computed in a pass (the one at hand) for these values, operands first; parked values stand for
+        themselves."""
+        stage = self.stage if stage is None else stage
         seen: set[Inst] = set()
         todo = list(tops)
         while todo:
             i = todo.pop()
             if i not in seen:
                 seen.add(i)
-                if not (i.id in self.parked and self.parked[i.id][1] < self.stage):
+                if not (i.id in self.parked and self.parked[i.id].since < stage):
                     todo.extend(i.args)
         return sorted(seen, key=lambda i: i.id)
 
@@ -187,10 +202,15 @@ class ValueText:
         return inst.kind == "index" and inst.at.coefficient(self.vector) == 1
 
     # ---- results ----
-    def store(self, tensor: str, dtype: str, at: Affine, text: str, wide: bool, ctype: str, last: bool = True) -> None:
+    def store(
+        self, tensor: str, dtype: str, at: Affine, text: str, wide: bool, ctype: str, fn: str = "", last: bool = True
+    ) -> None:
+        """A value, which `fn` gave, into memory; `last` where this kernel does not read it again."""
         where = affine_text(at, self.axis)
         pointer = tensor if where == "0" else f"{tensor} + {where}"
         step, element = at.coefficient(self.vector) if self.vector else 0, f"ak::{ir.ELEMENT[dtype]}"
+        if dtype == "bfloat16" and fn == ir.ROUNDING[dtype]:
+            element += "_held"
         if step == 0:
             self.out(f"put<{element}>({pointer}, {text});")
         elif step == 1:

@@ -90,12 +90,25 @@ AK_INLINE void stream_end() {
 
 // ---- bf16: the upper half of a float; rounding is to nearest even, NaN stays NaN ----
 template <int N> AK_INLINE vec<float, N> from_bf16(const vec<uint16_t, N>& h) { return bits<float>(to<uint32_t>(h) << 16u); }
-template <int N> AK_INLINE vec<uint32_t, N> bf16_bits(const vec<float, N>& v) {
+// A float whose upper half is the bf16; what the lower half holds is of no use. NaN is all ones, as in ATen's vector code.
+template <int N> AK_INLINE vec<uint32_t, N> bf16_above(const vec<float, N>& v) {
   const vec<uint32_t, N> u = bits<uint32_t>(v);
-  return select(v == v, (u + ((u >> 16u) & 1u) + 0x7fffu) >> 16u, vec<uint32_t, N>(0x7fc0u));
+  return (u + ((u >> 16u) & 1u) + 0x7fffu) | bits<uint32_t>((v != v).m);
 }
-template <int N> AK_INLINE vec<uint16_t, N> to_bf16(const vec<float, N>& v) { return to<uint16_t>(bf16_bits(v)); }
-template <int N> AK_INLINE vec<float, N> round_bf16(const vec<float, N>& v) { return bits<float>(bf16_bits(v) << 16u); }
+template <int N> AK_INLINE vec<uint16_t, N> upper_halves(const vec<uint32_t, N>& u) {
+#if defined(AK_AVX2)
+  if constexpr (N > 16) { return {upper_halves(u.lo), upper_halves(u.hi)}; }
+  if constexpr (N == 16) {
+    const auto lo = u.lo >> 16u, hi = u.hi >> 16u;
+    vec<uint16_t, N> r;
+    asm("vpackusdw %2, %1, %0\n\tvpermq $216, %0, %0" : "=x"(r.r) : "x"(lo.r), "x"(hi.r));
+    return r;
+  }
+#endif
+  return to<uint16_t>(u >> 16u);
+}
+template <int N> AK_INLINE vec<uint16_t, N> to_bf16(const vec<float, N>& v) { return upper_halves(bf16_above(v)); }
+template <int N> AK_INLINE vec<float, N> round_bf16(const vec<float, N>& v) { return bits<float>(bf16_above(v) & 0xffff0000u); }
 AK_INLINE float from_bf16(uint16_t h) { uint32_t u = uint32_t(h) << 16; float f; std::memcpy(&f, &u, 4); return f; }
 AK_INLINE uint16_t to_bf16(float f) {
   uint32_t u; std::memcpy(&u, &f, 4);
@@ -184,6 +197,10 @@ struct bf16 {
   using Mem = uint16_t;
   template <class V> static AK_INLINE auto in(const V& v) { return from_bf16(v); }
   template <class V> static AK_INLINE auto out(const V& v) { return to_bf16(v); }
+};
+struct bf16_held : bf16 {  // of values that are rounded already
+  template <int N> static AK_INLINE vec<uint16_t, N> out(const vec<float, N>& v) { return upper_halves(bits<uint32_t>(v)); }
+  static AK_INLINE uint16_t out(float f) { uint32_t u; std::memcpy(&u, &f, 4); return uint16_t(u >> 16); }
 };
 struct f16 {
   using Mem = uint16_t;

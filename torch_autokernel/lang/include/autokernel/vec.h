@@ -38,18 +38,38 @@ template <int N> struct mask;
 template <int N> struct all { static constexpr int lanes = N; };
 template <int N> struct first { static constexpr int lanes = N; int64_t n; };
 
-// ---- halves ----
+// ---- halves; by shuffles, since through memory a load would have to wait for two stores ----
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define AK_SHUFFLES 1
+template <int From, class V, int... I> AK_INLINE auto lanes_from(const V& v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, From + I...);
+}
+template <class V, int... I> AK_INLINE auto side_by_side(const V& a, const V& b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, I...);
+}
+#endif
+#endif
 template <class T, int N> AK_INLINE vec<T, N / 2> low(const vec<T, N>& a) {
   if constexpr (is_wide<T, N>) { return a.lo; }
+#if defined(AK_SHUFFLES)
+  else if constexpr (N >= 4) { return vec<T, N / 2>(lanes_from<0>(a.r, std::make_integer_sequence<int, N / 2>{})); }
+#endif
   else { vec<T, N / 2> h; std::memcpy(&h, &a, sizeof h); return h; }
 }
 template <class T, int N> AK_INLINE vec<T, N / 2> high(const vec<T, N>& a) {
   if constexpr (is_wide<T, N>) { return a.hi; }
+#if defined(AK_SHUFFLES)
+  else if constexpr (N >= 4) { return vec<T, N / 2>(lanes_from<N / 2>(a.r, std::make_integer_sequence<int, N / 2>{})); }
+#endif
   else { vec<T, N / 2> h; std::memcpy(&h, reinterpret_cast<const char*>(&a) + sizeof h, sizeof h); return h; }
 }
 template <class T, int N> AK_INLINE vec<T, 2 * N> join(const vec<T, N>& a, const vec<T, N>& b) {
   vec<T, 2 * N> r;
   if constexpr (is_wide<T, 2 * N>) { r.lo = a; r.hi = b; }
+#if defined(AK_SHUFFLES)
+  else if constexpr (N >= 2) { r.r = side_by_side(a.r, b.r, std::make_integer_sequence<int, 2 * N>{}); }
+#endif
   else { std::memcpy(&r, &a, sizeof a); std::memcpy(reinterpret_cast<char*>(&r) + sizeof a, &b, sizeof b); }
   return r;
 }
@@ -114,6 +134,12 @@ template <class To, class T, int N> AK_INLINE vec<To, N> to(const vec<T, N>& a) 
     if constexpr (whole && std::is_unsigned_v<T> && sizeof(T) == 1 && sizeof(To) == 4) { asm("vpmovzxbd %1, %0" : "=v"(r.r) : "vm"(a.r)); return r; }
     if constexpr (whole && sizeof(T) == 4 && sizeof(To) == 2) { asm("vpmovdw %1, %0" : "=v"(r.r) : "v"(a.r)); return r; }
     if constexpr (whole && sizeof(T) == 4 && sizeof(To) == 1) { asm("vpmovdb %1, %0" : "=v"(r.r) : "v"(a.r)); return r; }
+#elif defined(AK_AVX2)
+    if constexpr (N == 8 && std::is_same_v<T, uint16_t> && std::is_integral_v<To> && sizeof(To) == 4) {
+      vec<To, N> r;
+      asm("vpmovzxwd %1, %0" : "=x"(r.r) : "xm"(a.r));
+      return r;
+    }
 #endif
     return vec<To, N>(__builtin_convertvector(a.r, raw<To, N>));
   }
