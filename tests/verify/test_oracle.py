@@ -189,3 +189,22 @@ def test_threads_of_torch_are_as_before() -> None:
     before = torch.get_num_threads()
     prepared(regions.softmax(m=4, n=5))
     assert torch.get_num_threads() == before
+
+
+def test_a_mean_that_errs_enters_a_variance_squared() -> None:
+    """Rows of one value each: its sequential sum errs by tens of roundings, always the same way, and two passes give the square
+    of that. A single pass over sums of squares gives it to the first power, which is wrong."""
+    region = regions.layer_norm()
+    seen = 0
+    for seed in range(12):
+        ready = prepared(region, "rows", seed, s0=33, s1=127)
+        x, target = ready.inputs[0], ready.expected.targets[2]
+        total = torch.zeros(33, 1)
+        for column in x.split(1, dim=1):
+            total = total + column
+        mean = total / 127
+        honest = ((x - mean).square().mean(1, keepdim=True) + 1e-5).rsqrt()
+        wrong = (x.square().mean(1, keepdim=True) - x.mean(1, keepdim=True).square() + 1e-5).rsqrt()
+        assert compare(honest, target).ok
+        seen += not compare(wrong, target).ok
+    assert seen == 12

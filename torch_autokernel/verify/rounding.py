@@ -14,8 +14,10 @@ unit roundoff of the dtype that an operation computes in.
                                                         rows they do not: u (2 + K/4)
     prefix sum, k-th of K                               u (2 + sqrt k) of the same, over the first k
     prefix product, log of a prefix sum of exp          u (2 + k) of the result, u (2 + sqrt k) of max(|result|, 1)
-    variance over K                                     u (2 + sqrt K) of v + root of v (v + mean^2): Welford's update, or two
-                                                        passes; one pass over sums of squares may err more
+    variance over K                                     a (v + root of v (v + mean^2) + a (v + mean^2)), a = u (2 + sqrt K) or
+                                                        u (2 + K/4) as above: Welford's update, or two passes, whose mean's
+                                                        error enters squared (Chan, Golub, LeVeque 1983); one pass over sums
+                                                        of squares may err more
 
 bf16 and fp16 operations compute in fp32 and are rounded once (u of the narrow dtype), as eager's are. A fused kernel that keeps
 fp32 in between is nearer to float64 than eager is.
@@ -155,8 +157,11 @@ class Exact(TorchDispatchMode):
             return out
         if name in _REDUCTIONS:
             scale, count = _REDUCTIONS[name](func, args, kwargs, out, which)
-            growth = max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)
-            out = noise.absolute(out, scale, inner * (2 + growth))
+            amplitude = inner * (2 + (max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)))
+            if _REDUCTIONS[name] is _variance and which == 0:
+                out = noise.absolute(out, scale + amplitude * _mean_square(args, kwargs, out), amplitude).abs()
+            else:
+                out = noise.absolute(out, scale, amplitude)
         elif name in _TRANSCENDENTAL:
             out = noise.relative(out, 8 * inner)
         elif name in _ACCUMULATES or name == "index_put":
@@ -215,12 +220,14 @@ def _mean(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> S
 
 
 def _variance(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
-    count = _count(args[0], out)
-    squares = _over_dims(torch.sum, args[0].double().square(), args, kwargs, out)
-    mean_square = squares / count
+    count, mean_square = _count(args[0], out), _mean_square(args, kwargs, out)
     if which == 0:
         return out.abs() + (out.abs() * mean_square).sqrt(), count
     return torch.maximum(out.abs(), (mean_square / count).sqrt()), count
+
+
+def _mean_square(args: Any, kwargs: Any, out: torch.Tensor) -> torch.Tensor:
+    return _over_dims(torch.sum, args[0].double().square(), args, kwargs, out) / _count(args[0], out)
 
 
 def _over_dims(reduce: Callable[..., torch.Tensor], x: torch.Tensor, args: Any, kwargs: Any, out: torch.Tensor) -> torch.Tensor:
