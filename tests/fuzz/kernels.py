@@ -19,7 +19,7 @@ from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
 
 SCHEDULES = (
-    Schedule(lanes=16), Schedule(lanes=32, columns=2, serial_below=0, blocks=3), Schedule(lanes=8, columns=1, park=0, stream=1, strip=64),
+    Schedule(lanes=16), Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1), Schedule(lanes=8, columns=1, park=0, stream=1, strip=64),
     Schedule(lanes=4, serial_below=0, blocks=2, strip=8), Schedule(lanes=64, park=0, serial_below=64),
 )  # fmt: skip
 BATCH = 32

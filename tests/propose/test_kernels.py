@@ -21,7 +21,7 @@ from torch_autokernel.propose.kernel import Kernel, generate
 SEED = 20261124
 SIZES = (1, 2, 3, 17)
 SCHEDULES = {
-    "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3),
+    "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1),
     "outer": Schedule(lanes=8, columns=1, park=0, stream=1, strip=64),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch_autokernel.core.types import Arch, Region
 from torch_autokernel.propose.cell import has_loop
+from torch_autokernel.propose.ir import ROUNDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class Schedule:
     """`lanes` a step; `serial_below` the elements under which no threads are used; `blocks` of rows for partial results;
     `strip` elements a thread takes at once of a long axis; `columns` how a reduction over outer axes runs (0 by size,
     1 one accumulator a column, 2 partial sums per block of rows); `stream` 1 to store past the caches; `park` 1 to keep
-    costly values of one pass over a row for the next."""
+    costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -24,6 +25,7 @@ class Schedule:
     columns: int = 0
     stream: int = 0
     park: int = 1
+    fixed: int = 0
 
     def to_json(self) -> Mapping[str, int]:
         return dataclasses.asdict(self)
@@ -37,10 +39,12 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         return
     threads = max(1, int(arch.limits.get("threads", 1)))
     large = _result_bytes(region) > 2 * max(1 << 20, int(arch.limits.get("l2_bytes", 1 << 20)))
-    first = Schedule(lanes=2 * native, blocks=max(4, 2 * threads), stream=int(large), park=int(not large))
+    half = any(s.dtype in ROUNDING for s in (*region.signature.inputs, *region.signature.output_specs))
+    lanes, blocks = (4 if half else 2) * native, max(4, 2 * threads)
+    first = Schedule(lanes=lanes, blocks=blocks, stream=int(large), park=int(not large), fixed=1)
     yield first
     yield dataclasses.replace(first, lanes=native)
-    yield dataclasses.replace(first, lanes=4 * native)
+    yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
     yield dataclasses.replace(first, stream=0, park=1)
     yield dataclasses.replace(first, columns=1)
     yield dataclasses.replace(first, columns=2)

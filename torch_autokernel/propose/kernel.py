@@ -104,7 +104,7 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
         partials += printed.partials
         rooms += printed.rooms
         spare |= {p.number for p in printed.partials if printed.runs and p.layout.terms and p.fold == "sum"}
-    return _assemble(signature, schedule, former, used, partials, spare, rooms, body)
+    return _assemble(signature, schedule, hints, former, used, partials, spare, rooms, body)
 
 
 def used_buffers(former: Former) -> frozenset[str]:
@@ -130,6 +130,7 @@ def _describe(printed: SweepText) -> str:
 def _assemble(
     signature: Signature,
     schedule: Schedule,
+    hints: Mapping[str, int],
     former: Former,
     used: frozenset[str],
     partials: list[Partial],
@@ -152,12 +153,26 @@ def _assemble(
     scans = any(r.kind == "scan" for s in former.sweeps for r in s.roots)
     out(f"#include <autokernel/{'scan' if scans else 'math'}.h>", "", "using namespace ak;")
     out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")
-    with out.block(f'extern "C" void kernel({", ".join(parameters(signature, bool(buffers)))})'):
-        if buffers:
-            out("char* free_ = static_cast<char*>(workspace);")
-        for name, ctype, count in buffers:
-            out(f"{ctype}* {name} = take<{ctype}>(free_, {size_text(count)});")
-        out(*body.lines)
+    takes = ["char* free_ = static_cast<char*>(workspace);"] if buffers else []
+    takes += [f"{ctype}* {name} = take<{ctype}>(free_, {size_text(count)});" for name, ctype, count in buffers]
+    known = {s: hints[s] for s in signature.symbols if s in hints} if schedule.fixed else {}
+    head = ", ".join(parameters(signature, bool(buffers)))
+    if not known:
+        with out.block(f'extern "C" void kernel({head})'):
+            out(*takes, *body.lines)
+        return Kernel("\n".join(out.lines) + "\n", total, len(former.sweeps))
+    # The compiler unrolls loops of known length and needs no code for what is left over.
+    given = head
+    for s in known:
+        given = given.replace(f"int64_t {s}", f"int64_t any_{s}")
+    with out.block(f"template <bool fixed> static void at_sizes({given})"):
+        out(*(f"const int64_t {s} = fixed ? {n} : any_{s};" for s, n in known.items()))
+        out(*takes, *body.lines)
+    out("")
+    arguments = ", ".join(p.split()[-1] for p in head.split(", "))
+    with out.block(f'extern "C" void kernel({head})'):
+        out(f"if ({' && '.join(f'{s} == {n}' for s, n in known.items())}) return at_sizes<true>({arguments});")
+        out(f"at_sizes<false>({arguments});")
     return Kernel("\n".join(out.lines) + "\n", total, len(former.sweeps))
 
 

@@ -10,7 +10,7 @@ from torch_autokernel.propose.index import ZERO, Range
 from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.sweeps import Root, Segment, reach
 from torch_autokernel.propose.text import size_text
-from torch_autokernel.propose.values import Parked, Scope, ValueText
+from torch_autokernel.propose.values import BITS, Parked, Scope, ValueText
 
 RUN = 32  # terms that one accumulator lane adds up before they go into a second one, at least (`run_length`)
 MOST_SHARED = 64  # values that are considered for being kept
@@ -68,11 +68,16 @@ class RowText(ValueText):
 
     def _saved(self, value: Inst, tops: dict[int, list[Inst]], since: int) -> float:
         """What later passes need not compute once the value is kept, in vector instructions."""
-        before = {stage: self.needed(values, stage) for stage, values in tops.items() if stage > since}
+        later = {stage: values for stage, values in tops.items() if stage > since}
+        before = self._cost(later)
         self.parked[value.id] = Parked("", "", ZERO, since)
-        after = {stage: self.needed(tops[stage], stage) for stage in before}
+        after = self._cost(later)
         del self.parked[value.id]
-        return sum(i.cost for stage in before for i in before[stage]) - sum(i.cost for stage in after for i in after[stage])
+        return before - after
+
+    def _cost(self, tops: dict[int, list[Inst]]) -> float:
+        needed = [(i, stage) for stage, values in tops.items() for i in self.needed(values, stage)]
+        return sum(i.cost for i, stage in needed if i.id not in self.parked or self.parked[i.id].since >= stage)
 
     def _place(
         self, value: Inst, stages: list[int], roots: list[tuple[int, Root, Inst]], free: list[tuple[int, Root]]
@@ -143,6 +148,7 @@ class RowText(ValueText):
         content = frozenset(self.sweep.content)
         todo = [i for i in self.needed([segment.values[k] for k in which]) if i.axes & content]
         todo = [i for i in todo if not self._only_added(i, segment, which, todo, folds)]
+        todo = [i for i in todo if not self._only_moved(i, segment, which, todo)]
         depths = {i: self._depth(i, loops) for i in todo}
         sums = [k for k in folds if self.fold_of(self.sweep.roots[k]) == "sum"]
         plan = self._runs(loops, segment) if sums else ""
@@ -174,6 +180,16 @@ class RowText(ValueText):
         if not self.fused or i.fn != "mul" or self.inner or any(i in u.args for u in todo):
             return False
         return all(k in folds and self.fold_of(self.sweep.roots[k]) == "sum" for k in which if segment.values[k] is i)
+
+    def _only_moved(self, i: Inst, segment: Segment, which: list[int], todo: list[Inst]) -> bool:
+        """Whether the value goes from memory to memory, and nothing is computed from it."""
+        stored = [self.sweep.roots[k] for k in which if segment.values[k] is i]
+        return bool(stored) and all(self._moved(root, i) for root in stored) and not any(i in u.args for u in todo)
+
+    @staticmethod
+    def _moved(root: Root, value: Inst) -> bool:
+        """Whether a result is a copy of what lies elsewhere, in an element kind for which that needs no arithmetic."""
+        return root.kind == "out" and value.kind == "load" and value.dtype == root.dtype in ir.ROUNDING
 
     def _in_runs(self, axis: str, r: Range, sums: list[int], folds: dict[int, str], body: Callable[[], None]) -> None:
         """The loop over an axis in groups of runs, with a sum of its own for each run and each group."""
@@ -240,6 +256,12 @@ class RowText(ValueText):
 
     def _finish(self, k: int, value: Inst, scope: Scope, accumulator: str | None = None) -> None:
         root = self.sweep.roots[k]
+        if accumulator is None and self._moved(root, value) and value.id not in scope:
+            name = self.fresh("v")
+            self.emit_all(value.args, scope)
+            self.out(f"const auto {name} = {self._load(value, scope, BITS)};")
+            self.store(root.target, root.dtype, root.store_at, name, self.wide(value), BITS)
+            return
         if accumulator is None or self._factors(root, value, scope) is None:
             self.emit_all([value], scope)
             text, wide = self.name(value, scope), self.wide(value)

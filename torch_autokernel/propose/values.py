@@ -16,6 +16,7 @@ from torch_autokernel.propose.text import Writer, affine_text, expression, numbe
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 Scope = dict[int, str]  # value id -> C++ name
+BITS = "half_bits"  # the type of bf16 and fp16 that are only moved
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class ValueText:
         """The C++ type of a step's worth of values."""
         if not self.vector:
             return ctype
-        return "mask<L>" if ctype == "bool" else f"vec<{ctype}, L>"
+        return "mask<L>" if ctype == "bool" else f"vec<{'uint16_t' if ctype == BITS else ctype}, L>"
 
     def wide(self, inst: Inst) -> bool:
         return bool(self.vector) and self.vector in inst.axes
@@ -160,18 +161,18 @@ class ValueText:
         found = {a: scope[self.sweep.table.indirect[a].id] for a in at.axes if a[0] == "@"}
         return self.axis | found
 
-    def _load(self, inst: Inst, scope: Scope) -> str:
+    def _load(self, inst: Inst, scope: Scope, element: str = "") -> str:
         if any(a[0] == "@" and self.wide(self.sweep.table.indirect[a]) for a in inst.at.axes):
             names, step = self._axis_names(scope, inst.at), inst.at.coefficient(self.vector)
             at = affine_text(Affine(tuple(t for t in inst.at.terms if t[0] != self.vector), inst.at.const), names)
             if step != 0:
                 at += f" + ramp<int64_t, L>(j * {size_text(step)}, {size_text(step)})"
-            return f"get_at<ak::{ir.ELEMENT[inst.dtype]}>({inst.tensor}, {at}, m)"
-        return self._at(inst.tensor, inst.dtype, inst.at, scope)
+            return f"get_at<ak::{element or ir.ELEMENT[inst.dtype]}>({inst.tensor}, {at}, m)"
+        return self._at(inst.tensor, inst.dtype, inst.at, scope, element)
 
-    def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope) -> str:
+    def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope, element: str = "") -> str:
         """The element or the step's elements at an offset."""
-        text, element = affine_text(at, self._axis_names(scope, at)), f"ak::{ir.ELEMENT[dtype]}"
+        text, element = affine_text(at, self._axis_names(scope, at)), f"ak::{element or ir.ELEMENT[dtype]}"
         where = tensor if text == "0" else f"{tensor} + {text}"
         step = at.coefficient(self.vector) if self.vector else 0
         if step == 0:
@@ -209,7 +210,9 @@ class ValueText:
         where = affine_text(at, self.axis)
         pointer = tensor if where == "0" else f"{tensor} + {where}"
         step, element = at.coefficient(self.vector) if self.vector else 0, f"ak::{ir.ELEMENT[dtype]}"
-        if dtype == "bfloat16" and fn == ir.ROUNDING[dtype]:
+        if ctype == BITS:
+            element = f"ak::{BITS}"
+        elif dtype == "bfloat16" and fn == ir.ROUNDING[dtype]:
             element += "_held"
         if step == 0:
             self.out(f"put<{element}>({pointer}, {text});")

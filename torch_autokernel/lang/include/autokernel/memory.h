@@ -198,6 +198,7 @@ struct bf16 {
   template <class V> static AK_INLINE auto in(const V& v) { return from_bf16(v); }
   template <class V> static AK_INLINE auto out(const V& v) { return to_bf16(v); }
 };
+struct half_bits : plain<uint16_t> {};  // bf16 or fp16 that is only moved
 struct bf16_held : bf16 {  // of values that are rounded already
   template <int N> static AK_INLINE vec<uint16_t, N> out(const vec<float, N>& v) { return upper_halves(bits<uint32_t>(v)); }
   static AK_INLINE uint16_t out(float f) { uint32_t u; std::memcpy(&u, &f, 4); return uint16_t(u >> 16); }
