@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
+import pytest
 import torch
 
 from tests.verify import regions
@@ -11,7 +13,7 @@ from tests.verify.regions import Graph
 from torch_autokernel.core.types import Case, Const, Region
 from torch_autokernel.verify.indices import ranges
 from torch_autokernel.verify.inputs import _DISTRIBUTIONS, make
-from torch_autokernel.verify.runner import storage_bytes
+from torch_autokernel.verify.runner import WorkerRunner, storage_bytes
 
 
 def case(region: Region, distribution: str = "normal", seed: int = 3, **sizes: int) -> Case:
@@ -118,3 +120,13 @@ def test_integers_have_structure() -> None:
         seen |= {"one"} if distinct == 1 else {"two"} if distinct == 2 else set()
         seen |= {"sorted"} if bool((index.diff() >= 0).all()) and distinct > 2 else {"mixed"} if distinct > 2 else set()
     assert seen == {"one", "two", "sorted", "mixed"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_poison_of_ordinary_numbers_is_that(dtype: str) -> None:
+    """Between 1/2 and 2 of either sign, whatever else the process allocates meanwhile."""
+    runner = WorkerRunner.__new__(WorkerRunner)
+    runner._random = random.Random(3)
+    for _ in range(200):
+        numbers = torch.frombuffer(bytearray(runner._ordinary(dtype)), dtype=getattr(torch, dtype))
+        assert ((numbers.abs() >= 0.5) & (numbers.abs() <= 2)).all()

@@ -208,3 +208,19 @@ def test_a_mean_that_errs_enters_a_variance_squared() -> None:
         assert compare(honest, target).ok
         seen += not compare(wrong, target).ok
     assert seen == 12
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_what_just_about_fits_may_overflow(dtype: str) -> None:
+    """x y z with z = 0: where x y is within some roundings of the largest number, another order may make it infinite, and NaN of
+    the product. Where it is not, NaN is wrong."""
+    kind = getattr(torch, dtype)
+    most, u = torch.finfo(kind).max, UNIT[kind]
+    g = Graph()
+    x, y, z = (g.input("s0", dtype=dtype) for _ in range(3))
+    region = g.region(g.op("aten.mul.Tensor", g.op("aten.mul.Tensor", x, y), z), s0=4)
+    inputs = [torch.tensor([most, most * (1 - 4 * u), most / 2, 1.0]).to(kind), torch.ones(4).to(kind), torch.zeros(4).to(kind)]
+    (target,) = expect(region, Case(1, {"s0": 4}, "normal"), inputs, 4).targets
+    assert compare(torch.zeros(4).to(kind), target).ok
+    assert [compare(torch.zeros(4).to(kind).index_fill(0, torch.tensor(i), math.nan), target).ok for i in range(4)] == [True, True, False, False]
+    assert not compare(torch.zeros(4).to(kind).index_fill(0, torch.tensor(0), 1.0), target).ok

@@ -7,7 +7,9 @@ With y the candidate's output, o and e from the oracle, f D the deviation that a
 
 Where o in the output's dtype, or e, is not finite, an element must be what one of them is, or o with means taken as sums
 (eager's running mean makes NaN of an infinite element). So a fused kernel that does not overflow in an intermediate bf16 or
-fp16 rounding passes, and one that turns NaN into a number does not. Integers and booleans must equal o, e or one of the m_j.
+fp16 rounding passes, and one that turns NaN into a number does not. The other way round, an element may be infinite or NaN
+where it would be if every intermediate result within 8 roundings of the largest number overflowed. Integers and booleans must
+equal o, e or one of the m_j.
 """
 
 from __future__ import annotations
@@ -75,6 +77,9 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
             found |= _same(y, want)
         ok = torch.where(regular, ok, found)
         ratio = torch.where(regular, ratio, 0.0)
+    if target.brim is not None:
+        over = _same(y, target.brim)
+        ok, ratio = ok | over, torch.where(over, 0.0, ratio)
     rms = _rms(ratio, ok)
     if bool(ok.all()):
         return Difference(0, got.numel(), float(ratio.max()) if ratio.numel() else 0.0, rms)

@@ -39,18 +39,20 @@ Reference = Callable[..., tuple[torch.Tensor, ...]]
 @dataclass(frozen=True)
 class Target:
     """One output: `exact` is o, `eager` e, `deviation` f D (float outputs). `others` are further right answers: the m_j for
-    other outputs, o with plain means for float outputs that are not finite everywhere."""
+    other outputs, o with plain means for float outputs that are not finite everywhere. `brim` is o where intermediate results
+    that just about fit overflow: what is not finite there may be so in the kernel."""
 
     exact: torch.Tensor
     eager: torch.Tensor
     deviation: torch.Tensor | None = None
     others: tuple[torch.Tensor, ...] = ()
+    brim: torch.Tensor | None = None
     eager_factor: float = 1.0
     amplified: float = 0.0  # the largest deviation by the largest value, in units of u
 
     @property
     def nbytes(self) -> int:
-        kept = (self.exact, self.eager, self.deviation, *self.others)
+        kept = (self.exact, self.eager, self.deviation, self.brim, *self.others)
         return sum(t.nbytes for t in kept if t is not None)
 
 
@@ -117,8 +119,10 @@ def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) ->
                 noisy.append([t.clone() for t in function(*disturbed, *sizes)])
         with Exact(recorder.dtypes, plain=True):
             plain = [t.clone() for t in function(*double, *sizes)] if case.distribution in ("nan", "inf") else exact
-        each = enumerate(zip(eager, exact, plain, strict=True))
-        targets = tuple(_target(e, o, p, [m[i] for m in noisy]) for i, (e, o, p) in each)
+        with Exact(recorder.dtypes, brim=True):
+            brim = [t.clone() for t in function(*double, *sizes)]
+        each = enumerate(zip(eager, exact, plain, brim, strict=True))
+        targets = tuple(_target(e, o, p, b, [m[i] for m in noisy]) for i, (e, o, p, b) in each)
     floats = [e for e in eager if e.is_floating_point() and e.numel()]
     finite = min((float(e.isfinite().double().mean()) for e in floats), default=1.0)
     return Expected(targets, seconds, finite)
@@ -143,7 +147,9 @@ def _input_unit(tensor: torch.Tensor) -> float:
     return min(UNIT[tensor.dtype], _FLOAT_UNIT)
 
 
-def _target(eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, noisy: list[torch.Tensor]) -> Target:
+def _target(
+    eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, brim: torch.Tensor, noisy: list[torch.Tensor]
+) -> Target:
     if not eager.is_floating_point():
         return Target(exact.to(eager.dtype), eager, others=tuple(m.to(eager.dtype) for m in noisy))
     spread = torch.zeros_like(exact)
@@ -153,7 +159,8 @@ def _target(eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, noisy
     deviation = _at_least_typical(spread.div_(len(noisy)).sqrt_(), exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
-    return Target(exact, eager, deviation * factor, others, eager_factor=factor, amplified=amplified)
+    fits = bool((brim.isfinite() | ~exact.isfinite()).all())
+    return Target(exact, eager, deviation * factor, others, None if fits else brim, factor, amplified)
 
 
 def _amplified(spread: torch.Tensor, exact: torch.Tensor) -> float:

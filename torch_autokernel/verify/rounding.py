@@ -112,18 +112,20 @@ class Exact(TorchDispatchMode):
     """Maps low-precision dtype arguments to float64. Tensors made from numbers alone are made in their own dtype first.
 
     `coherent` says that rows are alike or sorted, so that errors of a sum add up. `plain` takes means as sums: eager's
-    running mean turns an infinite element into NaN, a sum keeps it infinite.
+    running mean turns an infinite element into NaN, a sum keeps it infinite. `brim` lets every result overflow that is within
+    8 roundings of what its native dtype holds: on which side of that another order of operations falls is open.
     """
 
     def __init__(
         self, recorded: list[tuple[tuple[torch.dtype | None, ...], float]], noise: Noise | None = None, plain: bool = False,
-        coherent: bool = False,
+        coherent: bool = False, brim: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorded = recorded
         self.noise = noise
         self.plain = plain
         self.coherent = coherent
+        self.brim = brim
         self.turn = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -134,9 +136,11 @@ class Exact(TorchDispatchMode):
         out = func(*[_wide(a) for a in args], **{k: _wide(v) for k, v in kwargs.items()})
         if self.plain and func._schema.name == "aten::var_mean":
             return out[0], _mean_like(out[1], args, kwargs)
-        if self.noise is None or func.is_view:
+        if self.noise is None and not self.brim or func.is_view:
             return out
         kinds, unit = self.recorded[turn] if turn < len(self.recorded) else ((torch.float32,), UNIT[torch.float32])
+        if self.brim:
+            return _overflowing(out, kinds)
         if isinstance(out, (tuple, list)):
             moved = [self._disturb(func, args, kwargs, r, k, unit, i) for i, (r, k) in enumerate(zip(out, kinds, strict=False))]
             return type(out)(moved)
@@ -173,6 +177,16 @@ class Exact(TorchDispatchMode):
             scale = torch.maximum(out.abs(), out.square().mean().sqrt() if out.numel() else out.abs())
             out = noise.absolute(out, scale, inner * (8 + math.sqrt(_longest(args))))
         return noise.relative(out, u) if kind in _NARROW else out
+
+
+def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
+    """Results beyond what their native dtype holds, or within 8 roundings of it, as infinities."""
+    if isinstance(out, (tuple, list)):
+        return type(out)(_overflowing(r, (k,)) for r, k in zip(out, kinds, strict=False))
+    if not isinstance(out, torch.Tensor) or not out.is_floating_point() or kinds[0] not in UNIT:
+        return out
+    most = torch.finfo(kinds[0]).max * (1 - 8 * UNIT[kinds[0]])
+    return torch.where(out.abs() >= most, torch.copysign(torch.full_like(out, math.inf), out), out)
 
 
 def _mean_like(out: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:

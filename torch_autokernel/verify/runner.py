@@ -128,7 +128,8 @@ class WorkerRunner:
         generator = torch.Generator().manual_seed(self._random.getrandbits(62))
         values = torch.rand(count, generator=generator).mul_(1.5).add_(0.5)
         values *= (torch.rand(count, generator=generator) < 0.5).float().mul_(2).sub_(1)
-        return bytes(storage_bytes(values.to(kind)))
+        numbers = values.to(kind)  # has to outlive the view of its bytes
+        return bytes(storage_bytes(numbers))
 
     def _nan(self) -> bytes:
         """A pattern that is NaN in every float dtype, of either sign and with any payload."""

@@ -90,10 +90,10 @@ AK_INLINE void stream_end() {
 
 // ---- bf16: the upper half of a float; rounding is to nearest even, NaN stays NaN ----
 template <int N> AK_INLINE vec<float, N> from_bf16(const vec<uint16_t, N>& h) { return bits<float>(to<uint32_t>(h) << 16u); }
-// A float whose upper half is the bf16; what the lower half holds is of no use. NaN is all ones, as in ATen's vector code.
+// Numbers whose upper half is the bf16; what the lower half holds is of no use.
 template <int N> AK_INLINE vec<uint32_t, N> bf16_above(const vec<float, N>& v) {
   const vec<uint32_t, N> u = bits<uint32_t>(v);
-  return (u + ((u >> 16u) & 1u) + 0x7fffu) | bits<uint32_t>((v != v).m);
+  return select(v == v, u + ((u >> 16u) & 1u) + 0x7fffu, vec<uint32_t, N>(0x7fc00000u));
 }
 template <int N> AK_INLINE vec<uint16_t, N> upper_halves(const vec<uint32_t, N>& u) {
 #if defined(AK_AVX2)
