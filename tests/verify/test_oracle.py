@@ -160,15 +160,33 @@ def test_consistent_is_symmetric_and_sees_nan() -> None:
     assert consistent(one, other, target).ok
 
 
-def test_noise_is_orthogonal_and_never_small() -> None:
+@pytest.mark.parametrize("design", [0, 1])
+def test_noise_is_orthogonal_and_never_small(design: int) -> None:
     pool, ones = Noise.pool(1, 100), torch.ones(50, dtype=torch.float64)
-    runs = [Noise(pool, r, 8) for r in range(8)]
+    runs = [Noise(pool, r, 8, design) for r in range(8)]
     sources = [[n.like(ones) for n in runs] for _ in range(7)]
     assert all(bool((s.abs() >= 0.5).all() & (s.abs() <= 1).all()) for row in sources for s in row)
     for i in range(7):
         for j in range(i):
             product = sum((a * b for a, b in zip(sources[i], sources[j], strict=True)), torch.zeros(50, dtype=torch.float64))
             assert float(product.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("runs", [8, 16])
+def test_no_two_sources_cancel_in_both_designs(runs: int) -> None:
+    """Elements of two sources that share a row of signs in one design do not in the other: of as many sources as there are rows at
+    whatever distance they lie, of more at the same place."""
+    pool, ones = Noise.pool(1, 100), torch.ones(runs - 1, dtype=torch.float64)
+    shared = []
+    for design in range(2):
+        noises = [Noise(pool, r, runs, design) for r in range(runs)]
+        rows = torch.stack([torch.stack([n.like(ones) for n in noises]) for _ in range(26)]).sign()  # source, run, element
+        products = torch.einsum("sri,trj->stij", rows, rows)
+        shared.append(products.abs() > runs / 2)
+    others = ~torch.eye(26, dtype=torch.bool)[:, :, None, None]
+    both, few = shared[0] & shared[1] & others, runs - 1
+    assert bool((shared[0] & others).any()) and not bool(both[:few, :few].any())
+    assert not bool(both.diagonal(dim1=2, dim2=3).any())
 
 
 def test_reference_that_contradicts_its_signature_is_refused() -> None:

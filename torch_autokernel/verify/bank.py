@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FIT = 0.75  # least share of finite results for an ordinary case
 _KEEP_BYTES = 1 << 30
+_VIEWS = tuple(f"aten.{n}." for n in "view reshape expand permute unsqueeze squeeze slice select clone t transpose cat".split())
 CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
 SHORT = 3  # steps
 MAGNITUDES = ("huge", "large", "wide")  # distributions that make a loop overflow within a few steps
@@ -110,10 +111,9 @@ class Bank:
 
 
 def _runs(region: Region, case: Case) -> int:
-    """How many noisy runs: enough to tell the sources apart where that is cheap."""
+    """How many noisy runs under each design: a power of two, as near to the number of sources as is cheap."""
     elements = planning.largest(region.signature, case.sizes)
     if steps := planning.steps(region.signature, case.sizes):  # every step brings all sources again
         return 16 if steps <= 20 else 8
-    if elements > 1 << 21:
-        return 4
-    return 8 if elements > 1 << 16 or len(region.signature.ops) < 6 else 16
+    sources = len(region.signature.inputs) + sum(not op.target.startswith(_VIEWS) for op in region.signature.ops)
+    return 4 if elements > 1 << 21 else 8 if elements > 1 << 19 or sources < 12 else 16

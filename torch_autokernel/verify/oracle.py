@@ -3,9 +3,10 @@
 For each float output, with o the reference in float64 on the same inputs, e eager's own result, m_1..m_n float64 runs with
 simulated rounding (`verify/rounding.py`), u the unit roundoff of the output's dtype:
 
-    deviation   D = root mean square of m_j - o over j, at least u|o|, and at least what is typical of the row: the median of D
-                over the row, and |o| times the median of D/|o| over the quarter of its elements that is largest (the small
-                ones are often ill-conditioned and would excuse everything); so no element has a small budget by luck
+    deviation   D = root mean square of m_j - o over j, the larger one of two designs, at least u|o|, and at least what is
+                typical of the row: the median of D over the row, and |o| times the median of D/|o| over the quarter of its
+                elements that is largest (the small ones are often ill-conditioned and would excuse everything); so no
+                element has a small budget by luck
     eager       f = max(1, rms(|e - o| / D)), at most 16: where eager errs more than the model says, others may too
 
 `verify/compare.py` says what is done with them. Integer and boolean outputs keep all m_j: they differ from o only at ties.
@@ -95,7 +96,8 @@ def one_thread() -> Iterator[None]:
 
 
 def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) -> Expected:
-    """Results and budgets for these inputs, from `runs` noisy runs (a power of two). Raises what eager raises."""
+    """Results and budgets for these inputs, from `runs` noisy runs (a power of two) under each of two designs. Raises what
+    eager raises."""
     function = load(region.reference)
     sizes = [int(case.sizes[s]) for s in region.signature.symbols]
     with torch.no_grad(), one_thread():
@@ -108,21 +110,24 @@ def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) ->
         double = [_double(t) for t in inputs]
         with Exact(recorder.dtypes):
             exact = [t.clone() for t in function(*double, *sizes)]
-        noisy = []
+        noisy: list[list[list[torch.Tensor]]] = []  # results by design and run
         pool = Noise.pool(case.seed + 1, max((t.numel() for t in (*inputs, *eager)), default=1))
-        for run in range(runs):
-            noise = Noise(pool, run, runs)
-            disturbed = [
-                noise.relative(d, _input_unit(t)) if t.is_floating_point() else d for t, d in zip(inputs, double, strict=True)
-            ]
-            with Exact(recorder.dtypes, noise, coherent=case.distribution.startswith(making.COHERENT)):
-                noisy.append([t.clone() for t in function(*disturbed, *sizes)])
+        for design in range(2):
+            noisy.append([])
+            for run in range(runs):
+                noise = Noise(pool, run, runs, design)
+                disturbed = [
+                    noise.relative(d, _input_unit(t)) if t.is_floating_point() else d
+                    for t, d in zip(inputs, double, strict=True)
+                ]
+                with Exact(recorder.dtypes, noise, coherent=case.distribution.startswith(making.COHERENT)):
+                    noisy[-1].append([t.clone() for t in function(*disturbed, *sizes)])
         with Exact(recorder.dtypes, plain=True):
             plain = [t.clone() for t in function(*double, *sizes)] if case.distribution in ("nan", "inf") else exact
         with Exact(recorder.dtypes, brim=True):
             brim = [t.clone() for t in function(*double, *sizes)]
         each = enumerate(zip(eager, exact, plain, brim, strict=True))
-        targets = tuple(_target(e, o, p, b, [m[i] for m in noisy]) for i, (e, o, p, b) in each)
+        targets = tuple(_target(e, o, p, b, [[m[i] for m in runs] for runs in noisy]) for i, (e, o, p, b) in each)
     floats = [e for e in eager if e.is_floating_point() and e.numel()]
     finite = min((float(e.isfinite().double().mean()) for e in floats), default=1.0)
     return Expected(targets, seconds, finite)
@@ -148,15 +153,18 @@ def _input_unit(tensor: torch.Tensor) -> float:
 
 
 def _target(
-    eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, brim: torch.Tensor, noisy: list[torch.Tensor]
+    eager: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, brim: torch.Tensor, noisy: list[list[torch.Tensor]]
 ) -> Target:
     if not eager.is_floating_point():
-        return Target(exact.to(eager.dtype), eager, others=tuple(m.to(eager.dtype) for m in noisy))
+        return Target(exact.to(eager.dtype), eager, others=tuple(m.to(eager.dtype) for runs in noisy for m in runs))
     spread = torch.zeros_like(exact)
-    for m in noisy:
-        spread += (m - exact).nan_to_num_(0, 0, 0).square_()
-    amplified = _amplified(spread.div(len(noisy)).sqrt_(), exact) / UNIT[eager.dtype]
-    deviation = _at_least_typical(spread.div_(len(noisy)).sqrt_(), exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
+    for runs in noisy:
+        one = torch.zeros_like(exact)
+        for m in runs:
+            one += (m - exact).nan_to_num_(0, 0, 0).square_()
+        spread = torch.maximum(spread, one.div_(len(runs)).sqrt_())
+    amplified = _amplified(spread, exact) / UNIT[eager.dtype]
+    deviation = _at_least_typical(spread, exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
     fits = bool((brim.isfinite() | ~exact.isfinite()).all())
