@@ -252,6 +252,14 @@ def cumsum_outer(m: int = 300, n: int = 40) -> Region:
     return g.region(g.op("aten.cumsum.default", x, 0), s0=m, s1=n)
 
 
+def mask(n: int = 300) -> Region:
+    """0 where a mask is set, -inf elsewhere."""
+    g = Graph()
+    x = g.input("s0", dtype="bool")
+    zero, low = (g.made("aten.full.default", (), value, shape=(), dtype="float32") for value in (0.0, float("-inf")))
+    return g.region(g.op("aten.where.self", x, zero, low, shape=("s0",), dtype="float32"), s0=n)
+
+
 def gated_loop(b: int = 3, t: int = 40, n: int = 8) -> Region:
     """h = f h + (1 - f) tanh(z + h W) over time, f = sigmoid of the first half of x[:, t], z the second: x [B, T, 2N], h [B, N], W [N, N].
     Gives every h, and the last one."""

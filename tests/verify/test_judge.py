@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,16 @@ def test_null_is_refused_for_any_other_arch_and_language(tmp_path: Path) -> None
     foreign = dataclasses.replace(good, candidate=Candidate("", Source("cpp", ""), "test"))
     with pytest.raises(UsageError, match="do not run in this process"):
         Judge(NULL).judge(region, foreign)
+
+
+def test_masks_are_fit_for_judging(objects: Path) -> None:
+    """Of where(mask, 0, -inf) most may be infinite, by definition and not by overflow."""
+    region = regions.mask()
+    kernel = """#include <kernel.h>
+extern "C" void kernel(const bool* x0, float* y0, int64_t s0) { for (int64_t i = 0; i < s0; ++i) y0[i] = %s; }
+"""
+    for text, right in (("x0[i] ? 0.0f : -INFINITY", True), ("-INFINITY", False), ("0.0f", False), ("x0[i] ? NAN : -INFINITY", False)):
+        for _ in range(3):
+            with closing(Judge(ARCH, limits=Limits(seconds=2.0))) as judge:
+                verdict = judge.judge(region, artifact(region, kernel % text, objects))
+            assert verdict.accepted is right, f"{text}: {verdict.why}; seed {verdict.seed}"

@@ -18,7 +18,6 @@ from torch_autokernel.verify.oracle import Expected, expect
 
 log = logging.getLogger(__name__)
 
-FIT = 0.75  # least share of finite results for an ordinary case
 _KEEP_BYTES = 1 << 30
 _VIEWS = tuple(f"aten.{n}." for n in "view reshape expand permute unsqueeze squeeze slice select clone t transpose cat".split())
 CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
@@ -80,7 +79,7 @@ class Bank:
     def _make(self, region: Region, case: Case) -> Prepared | None:
         """Where most results are not finite the inputs are made positive; where that does not help the case stays as it was."""
         first = self._conditioned(region, case)
-        if first is None or first.special or first.expected.finite >= FIT:
+        if first is None or first.special or first.expected.fit:
             return first
         positive = self._try(region, dataclasses.replace(case, distribution=case.distribution + "+"))
         return positive if positive is not None and positive.expected.finite > first.expected.finite else first
@@ -114,6 +113,6 @@ def _runs(region: Region, case: Case) -> int:
     """How many noisy runs under each design: a power of two, as near to the number of sources as is cheap."""
     elements = planning.largest(region.signature, case.sizes)
     if steps := planning.steps(region.signature, case.sizes):  # every step brings all sources again
-        return 16 if steps <= 20 else 8
+        return 8 if steps <= 20 else 4
     sources = len(region.signature.inputs) + sum(not op.target.startswith(_VIEWS) for op in region.signature.ops)
-    return 4 if elements > 1 << 21 else 8 if elements > 1 << 19 or sources < 12 else 16
+    return 4 if elements > 1 << 19 else 8 if elements > 1 << 16 or sources < 12 else 16

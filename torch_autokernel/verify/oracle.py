@@ -31,6 +31,8 @@ from torch_autokernel.verify import inputs as making
 from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
+FIT = 0.75  # least share of finite results for an ordinary case
+FIT_MASKED = 0.1  # the same where all others are infinite
 TYPICAL = 64  # elements of a row whose median says something
 _FLOAT_UNIT = UNIT[torch.float32]
 
@@ -62,6 +64,13 @@ class Expected:
     targets: tuple[Target, ...]
     eager_seconds: float
     finite: float  # share of eager's float results that are finite
+    defined: float = 1.0  # share that is not NaN
+
+    @property
+    def fit(self) -> bool:
+        """Whether the case says enough about a kernel: mostly finite results, or, as in a mask of 0 and -inf, no NaN and some
+        finite ones."""
+        return self.finite >= FIT or self.defined == 1.0 and self.finite >= FIT_MASKED
 
 
 def load(text: str) -> Reference:
@@ -130,7 +139,8 @@ def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) ->
         targets = tuple(_target(e, o, p, b, [[m[i] for m in runs] for runs in noisy]) for i, (e, o, p, b) in each)
     floats = [e for e in eager if e.is_floating_point() and e.numel()]
     finite = min((float(e.isfinite().double().mean()) for e in floats), default=1.0)
-    return Expected(targets, seconds, finite)
+    defined = min((1.0 - float(e.isnan().double().mean()) for e in floats), default=1.0)
+    return Expected(targets, seconds, finite, defined)
 
 
 def _check_form(region: Region, case: Case, eager: list[torch.Tensor]) -> None:

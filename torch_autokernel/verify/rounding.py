@@ -77,8 +77,8 @@ class Noise:
     not move where its operands are perturbed alike, which of two large ones in a row happens to be so in many rows.
 
     With more sources and neighbours than runs, rows of the matrix are shared, and two sources that share one may cancel in all
-    runs: q cos + p sin with both rounded to bf16 did for one element in 100000. So there are two designs: elements of two sources
-    that share a row in the one do not in the other, but for distant elements where sources are many.
+    runs: q cos + p sin with both rounded to bf16 did for one element in 100000. So there are two designs: elements of two
+    sources that share a row in the one do not in the other, but for distant elements where sources are many.
     """
 
     def __init__(self, pool: torch.Tensor, run: int, runs: int, design: int = 0) -> None:

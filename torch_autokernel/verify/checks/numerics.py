@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch_autokernel.core.types import Finding, Status
-from torch_autokernel.verify.bank import FIT
 from torch_autokernel.verify.compare import compare
 
 
@@ -43,7 +42,7 @@ def judge_cases(name: str, trial: Any, cases: Iterable[Any]) -> Finding:
                 return Finding(name, Status.FAIL, reason, evidence)
             worst = max(worst, difference.worst)
         count += 1
-        fit |= prepared.expected.finite >= (0 if prepared.special else FIT)
+        fit |= prepared.special or prepared.expected.fit
     if not fit:
         return Finding(name, Status.SKIP, "the region is unfit for judging: on no inputs tried is eager's result mostly finite")
     return Finding(name, Status.PASS, "", {"cases": count, "worst": worst})
