@@ -16,6 +16,8 @@ from torch_autokernel.propose.sweeps import Root, Segment, reach
 from torch_autokernel.propose.text import Writer, affine_text, parenthesised, size_text
 from torch_autokernel.propose.values import Parked
 
+LEAST_LANES = 8
+
 
 @dataclass
 class Partial:
@@ -79,6 +81,17 @@ class SweepText(RowText):
                 self._write_rows(ranges, groups)
         if self.schedule.stream:
             self.out("stream_end();")
+
+    def lanes(self) -> int:
+        """The schedule's, halved while half of them hold every run along the vector axis that there is at the sizes at hand."""
+        lanes, least = self.schedule.lanes, min(self.schedule.lanes, LEAST_LANES)
+        if not self.vector:
+            return lanes
+        runs = [self.range(self.vector, segment.ranges).size for group in self.sweep.segments for segment in group]
+        longest = max((self.former.hint(n) for n in runs), default=lanes)
+        while lanes > least and lanes // 2 >= longest:
+            lanes //= 2
+        return lanes
 
     def _row_groups(self) -> list[tuple[dict[str, Range], list[list[Segment]]]]:
         """Segments of the rows; those that differ only along the vector axis go into one nest."""

@@ -100,6 +100,8 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
         printed.used = used
         with body.block(""):
             body(f"// {_describe(printed)}")
+            if (lanes := printed.lanes()) != schedule.lanes:
+                body(f"constexpr int L = {lanes};")
             printed.write()
         partials += printed.partials
         rooms += printed.rooms

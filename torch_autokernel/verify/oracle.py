@@ -32,7 +32,7 @@ from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
 FIT = 0.75  # least share of finite results for an ordinary case
-FIT_MASKED = 0.1  # the same where all others are infinite
+FIT_MASKED = 0.01  # the same where all others are infinite
 TYPICAL = 64  # elements of a row whose median says something
 _FLOAT_UNIT = UNIT[torch.float32]
 
