@@ -57,10 +57,19 @@ def stopwatch(folder: Path) -> Iterator[Stopwatch]:
     made.close()
 
 
+def timed(stopwatch: Stopwatch, of: Region, artifacts: list[Artifact], seconds: float, fresh: bool = False) -> list[Timing | str]:
+    """Timings, asked for up to four times while a busy machine makes the clocks disagree, which is right of it."""
+    for _ in range(4):
+        results = stopwatch.time(of, artifacts, seconds, fresh)
+        if not any(isinstance(r, str) and r.startswith("clocks disagree") for r in results):
+            break
+    return results
+
+
 @pytest.mark.slow
 def test_a_region_against_eager_and_inductor(stopwatch: Stopwatch, tmp_path: Path) -> None:
     texts = [GOOD, GOOD.replace("mul", "add"), "raise ValueError('planted')", MEMO]
-    results = stopwatch.time(region(), [artifact(t, tmp_path) for t in texts], 120)
+    results = timed(stopwatch, region(), [artifact(t, tmp_path) for t in texts], 120)
     good, wrong, broken, remembered = results
     assert isinstance(remembered, Suspect) and "output 0 of a timed call is wrong" in remembered
     assert isinstance(good, Timing), good
@@ -71,14 +80,14 @@ def test_a_region_against_eager_and_inductor(stopwatch: Stopwatch, tmp_path: Pat
     assert good.sizes == {"s0": 64, "s1": 200} and "1 threads" in good.method
     assert isinstance(wrong, Suspect) and "output 0 of a timed call is wrong" in wrong
     assert broken == "ValueError: planted"
-    again = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 60, fresh=True)
+    again = timed(stopwatch, region(), [artifact(GOOD, tmp_path)], 60, fresh=True)
     assert isinstance(again[0], Timing) and "seed" in again[0].method and again[0].method != good.method
 
 
 @pytest.mark.slow
 def test_direct_calls_against_a_whole_call_of_torch_compile(stopwatch: Stopwatch, tmp_path: Path) -> None:
     called = dataclasses.replace(region(), phase="direct", edge_bytes=0)
-    results = stopwatch.time(called, [artifact(GOOD, tmp_path), artifact(GOOD.replace("mul", "add"), tmp_path)], 120)
+    results = timed(stopwatch, called, [artifact(GOOD, tmp_path), artifact(GOOD.replace("mul", "add"), tmp_path)], 120)
     good, wrong = results
     assert isinstance(good, Timing), good
     assert {"eager", "inductor", "kernel", "kernel, cold caches"} <= set(good.others) and "direct calls against torch.compile" in good.method
@@ -90,7 +99,7 @@ def test_what_inductor_cannot_compile_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
     stopwatch = Stopwatch(ARCH, threads=1, folder=tmp_path / "timing")
     try:
-        (result,) = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 120)
+        (result,) = timed(stopwatch, region(), [artifact(GOOD, tmp_path)], 120)
     finally:
         stopwatch.close()
     assert isinstance(result, Timing), result
@@ -100,9 +109,9 @@ def test_what_inductor_cannot_compile_is_told(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.slow
 def test_a_peer_that_dies_is_a_reason_and_the_next_one_lives(stopwatch: Stopwatch, tmp_path: Path) -> None:
     deadly = "import os, torch\ndef reference(*xs):\n    os._exit(3)\n"
-    (result,) = stopwatch.time(region(), [artifact(deadly, tmp_path)], 120)
+    (result,) = timed(stopwatch, region(), [artifact(deadly, tmp_path)], 120)
     assert isinstance(result, str) and "the timing broke off: the peer is gone" in result
-    (result,) = stopwatch.time(region(), [artifact(GOOD, tmp_path)], 120)
+    (result,) = timed(stopwatch, region(), [artifact(GOOD, tmp_path)], 120)
     assert isinstance(result, Timing), result
 
 

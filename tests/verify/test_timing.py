@@ -246,3 +246,19 @@ def test_a_disturbed_measurement_is_made_once_more(monkeypatch: pytest.MonkeyPat
     assert timing.calm({}, 1e9) is made[4] and len(made) == 5
     shares = iter([0.9])
     assert timing.calm({}, clock.monotonic()) is made[5], "there was no time for a second one"
+
+
+def test_baselines_whose_clocks_disagree_are_measured_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate's clocks are its own matter."""
+    made: list[timing._Measured] = []
+    outer = {"eager": [100.0] * 8, "k0": [100.0] * 8}
+    inner = iter([{"eager": [60.0] * 8, "k0": [99.0] * 8}, {"eager": [99.0] * 8, "k0": [99.0] * 8}, {"eager": [99.0] * 8, "k0": [60.0] * 8}])
+
+    def measure(runners: Any, deadline: float, between: Any) -> timing._Measured:
+        made.append(timing._Measured(samples=outer, inner=next(inner)))
+        return made[-1]
+
+    monkeypatch.setattr(timing, "time", Clock())
+    monkeypatch.setattr(timing, "measure", measure)
+    assert timing.calm({}, 1e9) is made[1] and len(made) == 2
+    assert timing.calm({}, 1e9) is made[2] and len(made) == 3
