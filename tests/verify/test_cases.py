@@ -35,18 +35,7 @@ def test_every_symbol_meets_one_odd_and_long_sizes() -> None:
         assert 1 in values and region.sizes[symbol] in values and max(values) > 190
         assert sum(v % 2 for v in values) >= 3 and len(values) >= 6
     assert cases[0].sizes == region.sizes and cases[0].origin == "primary"
-    assert {c.distribution for c in cases} >= {
-        "normal",
-        "shifted",
-        "small",
-        "large",
-        "rows",
-        "wide",
-        "grid",
-        "nan",
-        "inf",
-        "edges",
-    }
+    assert {c.distribution for c in cases} >= {"normal", "shifted", "small", "large", "rows", "wide", "grid", "nan", "inf", "edges"}
 
 
 def test_plan_follows_from_the_seed_alone() -> None:
@@ -89,9 +78,7 @@ def test_stride_symbols_make_valid_layouts(seed: int) -> None:
     g = Graph()
     a = g.input("s0", "s1", stride=("s2", 1))
     b = g.input("s1", "s0", stride=("s2", 1))  # shares a stride that must suit both
-    region = g.region(
-        g.op("aten.add.Tensor", a, g.op("aten.permute.default", b, (1, 0), shape=("s0", "s1"))), s0=8, s1=16, s2=24
-    )
+    region = g.region(g.op("aten.add.Tensor", a, g.op("aten.permute.default", b, (1, 0), shape=("s0", "s1"))), s0=8, s1=16, s2=24)
     for case in plan(region, "standard", seed):
         assert layouts_do_not_overlap(region, dict(case.sizes)), case.sizes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch_autokernel.core import dims
@@ -95,10 +95,8 @@ def _passing(signature: Signature) -> set[int]:
     first = len(signature.inputs)
     users: dict[int, list[Op]] = {}
     for op in signature.ops:
-        for a in (*op.args, *op.kwargs.values()):
-            for ref in a if isinstance(a, tuple) else (a,):
-                if isinstance(ref, Ref):
-                    users.setdefault(ref.index, []).append(op)
+        for ref in _refs((*op.args, *op.kwargs.values())):
+            users.setdefault(ref.index, []).append(op)
     found = set()
     for k, op in enumerate(signature.ops):
         if op.target == _CONVERT and op.dtype in ir.ROUNDING and op.args[0].index >= first:
@@ -106,6 +104,15 @@ def _passing(signature: Signature) -> set[int]:
             if own and all(u.target in _ARITHMETIC and u.dtype == op.dtype for u in own):
                 found.add(first + k)
     return found
+
+
+def _refs(argument: Any) -> Iterator[Ref]:
+    """All values that an argument names, however deep."""
+    if isinstance(argument, Ref):
+        yield argument
+    elif isinstance(argument, (tuple, list)):
+        for a in argument:
+            yield from _refs(a)
 
 
 def _unrounded(c: Call) -> Node:

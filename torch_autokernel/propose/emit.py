@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
@@ -111,9 +111,7 @@ class SweepText(RowText):
         loops = [self.loop(a, self.range(a, ranges)) for a in outer]
         if strip:
             loops.append(f"for (int64_t b = 0; b < cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip}); ++b)")
-        first = len(self.rooms)
-        body = self._aside(lambda: self._row_bodies(groups, strip))
-        rooms = self.rooms[first:]
+        body, rooms = self._aside(groups, strip)
 
         def whole() -> None:
             self._open_rooms(rooms, "")
@@ -132,24 +130,28 @@ class SweepText(RowText):
         else:
             self._nested(loops, whole)
 
-    def _aside(self, body: Callable[[], None]) -> list[str]:
-        """The lines that it prints, for later."""
-        out, self.out = self.out, Writer()
-        body()
+    def _aside(self, groups: list[list[Segment]], strip: bool) -> tuple[list[str], list[Scratch]]:
+        """The bodies of rows, for later, and the scratch that they need."""
+        out, first, self.out = self.out, len(self.rooms), Writer()
+        self._row_bodies(groups, strip)
         lines, self.out = self.out.lines, out
-        return lines
+        return lines, self.rooms[first:]
 
     def scratch(self, value: Inst, since: int) -> Parked | None:
         """A row of scratch; blocks of rows take turns, so that as much is needed as there are blocks."""
         if not self.roomy or frozenset(self.sweep.cuts) & frozenset(self.rows):
             return None
-        at: Affine = ZERO
-        extent: Dim = 1
+        at, extent = self._row_layout()
+        self.rooms.append(Scratch(self.fresh("row"), value.ctype, extent, self.kept))
+        return Parked(self.rooms[-1].name, ir.STORED_AS[value.ctype], at, since)
+
+    def _row_layout(self) -> tuple[Affine, Dim]:
+        """Where an element lies in a row of its own, and how many elements that has."""
+        at, extent = ZERO, cast(Dim, 1)
         for a in reversed(self.content):
             at = at + Affine.of({a: extent})
             extent = mul(extent, self.sweep.sizes[a])
-        self.rooms.append(Scratch(self.fresh("row"), value.ctype, extent, self.kept))
-        return Parked(self.rooms[-1].name, ir.STORED_AS[value.ctype], at, since)
+        return at, extent
 
     def _open_rooms(self, rooms: list[Scratch], at: str) -> None:
         for s in rooms:
@@ -198,10 +200,10 @@ class SweepText(RowText):
     def _write_late(self, keep: list[str], over: list[str]) -> None:
         outer = [a for a in over if a != self.vector]
         strip = self.vector in over and self._strips(outer)
+        self.kept = product(self.sizes[a] for a in keep)
         for r in self.sweep.roots:
             if r.role == "late":
-                self.partials.append(self._partial(r, keep))
-        self.kept = product(self.sizes[a] for a in keep)
+                self.partials.append(self._partial(r))
         rows = product(self.sizes[a] for a in outer)
         many = isinstance(rows, str) or rows > 2 * RUN * self.schedule.blocks
         self.runs = many and any(p.layout.terms for p in self.partials)
@@ -211,18 +213,12 @@ class SweepText(RowText):
         for p in self.partials:
             self._combine(p, keep)
 
-    def _partial(self, root: Root, keep: list[str]) -> Partial:
+    def _partial(self, root: Root) -> Partial:
         assert root.owner is not None
-        extent: Dim = 1
-        layout = ZERO
-        if root.axes & frozenset(self.sweep.content):
-            for a in reversed(self.content):
-                layout = layout + Affine.of({a: extent})
-                extent = mul(extent, self.sweep.sizes[a])
+        layout, extent = self._row_layout() if root.axes & frozenset(self.sweep.content) else (ZERO, 1)
         lanes = not layout.terms and self.vector in root.axes
         self.counter[0] += 1
-        kept = product(self.sizes[a] for a in keep)
-        return Partial(root, self.counter[0], kept, extent, layout, lanes, root.owner.ctype)
+        return Partial(root, self.counter[0], self.kept, extent, layout, lanes, root.owner.ctype)
 
     def _kept_row(self, keep: list[str]) -> str:
         at = ""
@@ -233,10 +229,8 @@ class SweepText(RowText):
     def _late_block(self, keep: list[str], outer: list[str], strip: bool) -> None:
         row, blocks = self._kept_row(keep), self.schedule.blocks
         at = f"({row} * {blocks} + k)" if row else "k"
-        first = len(self.rooms)
-        bodies = [self._aside(functools.partial(self._row_bodies, groups, strip)) for _ranges, groups in self._row_groups()]
-        inside = [(self._inside(ranges), body) for (ranges, _groups), body in zip(self._row_groups(), bodies, strict=True)]
-        self._open_rooms(self.rooms[first:], at)
+        inside = [(self._inside(ranges), *self._aside(groups, strip)) for ranges, groups in self._row_groups()]
+        self._open_rooms([room for _condition, _body, rooms in inside for room in rooms], at)
         for p in self.partials:
             self._open_partial(p, at)
         sizes = [size_text(self.sizes[a]) for a in outer]
@@ -251,7 +245,7 @@ class SweepText(RowText):
             for p in self.partials:
                 if p.lanes:
                     self.accumulator(f"t{p.number}", p.fold, p.ctype, True)
-            for condition, body in inside:
+            for condition, body, _rooms in inside:
                 with self.out.block(condition):
                     self.out(*body)
             self._close_row()

@@ -157,24 +157,22 @@ def _assemble(
     out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")
     takes = ["char* free_ = static_cast<char*>(workspace);"] if buffers else []
     takes += [f"{ctype}* {name} = take<{ctype}>(free_, {size_text(count)});" for name, ctype, count in buffers]
+    parts = parameters(signature, bool(buffers))
+    head = f'extern "C" void kernel({", ".join(parts)})'
     known = {s: hints[s] for s in signature.symbols if s in hints} if schedule.fixed else {}
-    head = ", ".join(parameters(signature, bool(buffers)))
     if not known:
-        with out.block(f'extern "C" void kernel({head})'):
+        with out.block(head):
             out(*takes, *body.lines)
-        return Kernel("\n".join(out.lines) + "\n", total, len(former.sweeps))
-    # The compiler unrolls loops of known length and needs no code for what is left over.
-    given = head
-    for s in known:
-        given = given.replace(f"int64_t {s}", f"int64_t any_{s}")
-    with out.block(f"template <bool fixed> static void at_sizes({given})"):
-        out(*(f"const int64_t {s} = fixed ? {n} : any_{s};" for s, n in known.items()))
-        out(*takes, *body.lines)
-    out("")
-    arguments = ", ".join(p.split()[-1] for p in head.split(", "))
-    with out.block(f'extern "C" void kernel({head})'):
-        out(f"if ({' && '.join(f'{s} == {n}' for s, n in known.items())}) return at_sizes<true>({arguments});")
-        out(f"at_sizes<false>({arguments});")
+    else:  # the compiler unrolls loops of known length and needs no code for what is left over
+        given = [f"int64_t any_{s}" if (s := p.removeprefix("int64_t ")) in known else p for p in parts]
+        with out.block(f"template <bool fixed> static void at_sizes({', '.join(given)})"):
+            out(*(f"const int64_t {s} = fixed ? {n} : any_{s};" for s, n in known.items()))
+            out(*takes, *body.lines)
+        arguments = ", ".join(p.split()[-1] for p in parts)
+        out("")
+        with out.block(head):
+            out(f"if ({' && '.join(f'{s} == {n}' for s, n in known.items())}) return at_sizes<true>({arguments});")
+            out(f"at_sizes<false>({arguments});")
     return Kernel("\n".join(out.lines) + "\n", total, len(former.sweeps))
 
 

@@ -178,7 +178,9 @@ def _target(
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
     fits = bool((brim.isfinite() | ~exact.isfinite()).all())
-    return Target(exact, eager, deviation * factor, others, None if fits else brim, factor, amplified)
+    return Target(
+        exact, eager, deviation * factor, others, brim=None if fits else brim, eager_factor=factor, amplified=amplified
+    )
 
 
 def _amplified(spread: torch.Tensor, exact: torch.Tensor) -> float:
