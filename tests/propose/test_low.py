@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from tests.propose.running import check_at, compile_all, run
 from tests.propose.tracing import trace
-from torch_autokernel.core.types import Region
-from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.core.types import Arch, Region
+from torch_autokernel.propose.choices import Schedule, schedules
 from torch_autokernel.propose.kernel import Kernel, generate
 
 Function = Callable[..., Any]
@@ -113,3 +113,23 @@ def test_sizes_at_hand_and_others_give_the_same(tmp_path: Path) -> None:
         inputs = [torch.randn(rows, columns) for _ in range(2)]
         one, other = (run(getattr(library, n), k, region.signature, inputs) for n, k in kernels.items())
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_short_axes_have_fewer_lanes() -> None:
+    """A step holds no more lanes than there are elements at the sizes at hand, where half as many do."""
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x, -1)
+
+    for length, lanes in ((150, 32), (32, 32), (17, 32), (16, 16), (5, 8)):
+        (captured,) = trace(scaled, [torch.randn(6, length)])
+        text = generate(captured.region.signature, Schedule(lanes=32), captured.region.sizes, 2).text
+        found = [int(line.partition("=")[2].partition(";")[0]) for line in text.splitlines() if "constexpr int L" in line]
+        assert found[-1] == lanes, text
+
+
+def test_low_precision_begins_with_twice_the_lanes() -> None:
+    arch = Arch("cpu-test", limits={"threads": 2, "vector_bytes": 32})
+    for dtype, lanes in (("float32", 16), ("bfloat16", 32), ("float16", 32)):
+        first = next(schedules(made(softmax, dtype)[0], arch))
+        assert first.lanes == lanes and first.fixed
