@@ -253,9 +253,11 @@ def cumsum_outer(m: int = 300, n: int = 40) -> Region:
 
 
 def mask(n: int = 300) -> Region:
-    """0 where a mask is set, -inf elsewhere."""
+    """0 where four masks are set, -inf elsewhere."""
     g = Graph()
-    x = g.input("s0", dtype="bool")
+    x, *others = (g.input("s0", dtype="bool") for _ in range(4))
+    for y in others:
+        x = g.op("aten.bitwise_and.Tensor", x, y)
     zero, low = (g.made("aten.full.default", (), value, shape=(), dtype="float32") for value in (0.0, float("-inf")))
     return g.region(g.op("aten.where.self", x, zero, low, shape=("s0",), dtype="float32"), s0=n)
 

@@ -19,6 +19,7 @@ from torch_autokernel.core.types import Arch, Artifact, Candidate, Region, Sourc
 from torch_autokernel.machine.worker import Limits
 from torch_autokernel.verify import judge as judging
 from torch_autokernel.verify.judge import Judge
+from torch_autokernel.verify.oracle import Expected
 
 NULL = Arch("null")
 
@@ -165,12 +166,19 @@ def test_null_is_refused_for_any_other_arch_and_language(tmp_path: Path) -> None
 
 
 def test_masks_are_fit_for_judging(objects: Path) -> None:
-    """Of where(mask, 0, -inf) most may be infinite, by definition and not by overflow."""
+    """Of where(mask, 0, -inf) most is infinite, by definition and not by overflow."""
     region = regions.mask()
     kernel = """#include <kernel.h>
-extern "C" void kernel(const bool* x0, float* y0, int64_t s0) { for (int64_t i = 0; i < s0; ++i) y0[i] = %s; }
+extern "C" void kernel(const bool* x0, const bool* x1, const bool* x2, const bool* x3, float* y0, int64_t s0) {
+  for (int64_t i = 0; i < s0; ++i) y0[i] = %s;
+}
 """
-    for text, right in (("x0[i] ? 0.0f : -INFINITY", True), ("-INFINITY", False), ("0.0f", False), ("x0[i] ? NAN : -INFINITY", False)):
+    mask = "x0[i] && x1[i] && x2[i] && x3[i]"
+    assert Expected((), 0.0, 0.3, 1.0).fit and not Expected((), 0.0, 0.3, 0.9).fit and not Expected((), 0.0, 0.0, 1.0).fit
+    for text, right in (
+        (f"{mask} ? 0.0f : -INFINITY", True), ("-INFINITY", False), ("0.0f", False), (f"{mask} ? NAN : -INFINITY", False),
+        ("x0[i] && x1[i] && x2[i] ? 0.0f : -INFINITY", False),
+    ):  # fmt: skip
         for _ in range(3):
             with closing(Judge(ARCH, limits=Limits(seconds=2.0))) as judge:
                 verdict = judge.judge(region, artifact(region, kernel % text, objects))
