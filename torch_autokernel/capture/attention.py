@@ -64,7 +64,7 @@ def _kind(node: object) -> str | None:
 
 
 def _is_product(node: fx.Node) -> bool:
-    return _kind(node) == "product" and dtype_name(tensor_of(node).dtype) in LOW
+    return _name(node) in ("aten.bmm.default", "aten.mm.default") and dtype_name(tensor_of(node).dtype) in LOW
 
 
 def _around(second: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx.Node], bool]) -> Found | None:

@@ -59,7 +59,7 @@ LOOP = "loop"
 
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
 
-PRODUCTS = frozenset(("aten.bmm.default", "aten.mm.default"))
+PRODUCTS = frozenset(("aten.bmm.default", "aten.mm.default", "aten.addmm.default", "aten.baddbmm.default"))
 
 GETITEM = "getitem"
 

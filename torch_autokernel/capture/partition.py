@@ -6,7 +6,7 @@ it by one call never makes a cycle. So do nodes of one depth that read the same 
 region, its parts are looked at. A node whose users all stand deeper sinks to the shallowest of them, so that cheap
 recomputation lands in the region that reads it. Constants and iotas belong to everybody and are copied into each region.
 Views at the edge stay outside: the kernel gets the strided tensor. Before all that, attentions are taken out whole, products
-included (`attention.py`).
+included (`attention.py`); after it, products join what stands behind them (`products.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from torch_autokernel.capture import attention, ops
+from torch_autokernel.capture import attention, ops, products
 from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
@@ -77,6 +77,8 @@ def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partiti
     inner = _fused(graph, phase, banned, set(), []) if whole else []
     if regions is None or inner is None:
         return None
+    regions, failed = products.capture(graph, phase, regions, lambda n: n not in taken and n not in banned and _values_fit(n))
+    out.left += [Left((n.name,), why) for n, why in failed]
     taken |= {n for c in regions for n in c.members}
     out.regions = [_with_edge(c, taken) for c in regions]
     out.regions += [replace(c, parts=_within(c, inner)) for c in whole]

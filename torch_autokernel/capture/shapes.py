@@ -94,11 +94,11 @@ def _select(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict
 
 
 def _product(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
-    left, right = shapes
+    *added, left, right = shapes
     sizes.same(left[-1], right[-2])
     for a, b in zip(left[:-2], right[:-2], strict=True):
         sizes.same(a, b)
-    return (*left[:-1], right[-1])
+    return broadcast(sizes, [(*left[:-1], right[-1]), *added])
 
 
 def _need_constant(sizes: Sizes, dim: Dim) -> None:

@@ -17,7 +17,7 @@ from torch_autokernel.propose.index import ZERO, Affine, CutNeeded, Range, Refus
 from torch_autokernel.propose.ir import Index, Node
 from torch_autokernel.propose.pull import Inst, Puller, Table
 
-PRODUCTS = ("aten.bmm.default", "aten.mm.default")
+PRODUCTS = ("aten.bmm.default", "aten.mm.default", "aten.addmm.default", "aten.baddbmm.default")
 LOW = ("float32", "bfloat16", "float16")
 MAX_SPLITS = 16
 
@@ -54,8 +54,8 @@ class Parts:
     safe: bool
 
 
-def holds_products(signature: Signature) -> bool:
-    return any(op.target in PRODUCTS for op in signature.ops)
+def count_products(signature: Signature) -> int:
+    return sum(op.target in PRODUCTS for op in signature.ops)
 
 
 # ---- the form ----
@@ -64,18 +64,18 @@ def find(signature: Signature) -> Form:
     _inputs, outputs = build(signature)
     if len(outputs) != 1:
         raise Refused("attention with more than one result")
-    seconds = _products(outputs[0])
+    seconds = products_of(outputs[0])
     if len(seconds) != 1:
         raise Refused(f"a result made of {len(seconds)} products")
     (second,) = seconds
     weights = _plain(second.args[0])
     soft, safe = _unsafe(weights)
     score = _softmax_of(soft)
-    firsts = _products(score)
+    firsts = products_of(score)
     if len(firsts) != 1:
         raise Refused(f"scores made of {len(firsts)} products")
     (first,) = firsts
-    if any(_products(n) for n in (*first.args, second.args[1])):
+    if any(products_of(n) for n in (*first.args, second.args[1])):
         raise Refused("a product of products")
     for node in (first, second):
         if node.dtype not in LOW:
@@ -83,8 +83,8 @@ def find(signature: Signature) -> Form:
     return Form(outputs[0], second, weights, score, first, safe)
 
 
-def _products(node: Node) -> list[Node]:
-    """The products that the node is made of, without those that are within others."""
+def products_of(node: Node) -> list[Node]:
+    """The matrix products that the node is made of, without those that are within others."""
     seen: set[int] = set()
     todo, found = [node], []
     while todo:
@@ -265,7 +265,7 @@ def _pushed(form: Form, space: Space, index: Index) -> Index:
     path, node = [], form.output
     while node is not form.second:
         path.append(node)
-        below = [a for a in node.args if form.second in _products(a)]
+        below = [a for a in node.args if form.second in products_of(a)]
         if len(below) != 1 or node.kind not in ("view", "point") or node.kind == "point" and below[0].shape != node.shape:
             raise Refused("a result that is not element by element the product's")
         (node,) = below

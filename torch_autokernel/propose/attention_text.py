@@ -10,75 +10,20 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Arch, Region, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.attention import Parts, parts_of
-from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.functions import EXPENSIVE, literal
 from torch_autokernel.propose.index import Affine, mul, product
 from torch_autokernel.propose.kernel import Kernel, header, parameters
-from torch_autokernel.propose.pull import Inst, Table
-from torch_autokernel.propose.skips import COMPARED, Masked, masked, possible
-from torch_autokernel.propose.sweeps import Sweep, reach
+from torch_autokernel.propose.part_text import PartText, plain, steps
+from torch_autokernel.propose.pull import Inst
+from torch_autokernel.propose.skips import Masked, masked, possible
+from torch_autokernel.propose.sweeps import reach
 from torch_autokernel.propose.text import Writer, affine_text, number, size_text
 from torch_autokernel.propose.tiles import Problem, Tiles, choose
-from torch_autokernel.propose.values import Scope, ValueText
+from torch_autokernel.propose.values import Scope
 
 FLOAT = 4
 SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
 SETTLED = 104  # exp(-104) is 0 in single precision
-
-
-class PartText(ValueText):
-    """Expressions of an attention's parts; `vector` is the axis that runs along the lanes at hand."""
-
-    def __init__(self, parts: Parts, tiles: Tiles, out: Writer) -> None:  # a part has no sweep, so nothing of one is set up
-        self.sweep = Sweep(0, parts.outer | parts.sizes, [], [], [], table=parts.table)
-        self.out, self.counter, self.stage, self.parked, self.schedule = out, [0], 0, {}, Schedule()
-        self.vector = ""
-        self.axis = {a: a for a in (*parts.outer, *parts.sizes)}
-
-    def narrowed(self, top: Inst) -> Inst:
-        """The value with positions of queries and keys in 32 bits where they are made into floats or compared: no tensor has
-        2^31 of either."""
-        if top.kind != "fn":
-            return top
-        if (top.fn == "to" and top.ctype == "float" or top.fn in COMPARED) and not any(a.kind == "index" for a in top.args):
-            if None not in (short := [_short(a, self.sweep.table) for a in top.args]):
-                return self.sweep.table.make("fn", top.ctype, tuple(short), fn=top.fn, cost=top.cost, node=top.node)  # type: ignore[arg-type]
-        args = tuple(self.narrowed(a) for a in top.args)
-        if args == top.args:
-            return top
-        return self.sweep.table.make("fn", top.ctype, args, fn=top.fn, value=top.value, cost=top.cost, node=top.node)
-
-    def define(self, top: Inst, scope: Scope, without: frozenset[str] = frozenset()) -> None:
-        """Define all that `top` needs, or only the part of it that does not depend on these axes."""
-        for i in self.needed([top]):
-            if not i.axes & without and i.kind != "leaf" and not any(x.kind == "leaf" for x in reach([i])):
-                self.emit(i, scope)
-
-    def value(self, top: Inst, scope: Scope) -> str:
-        """The value as a whole vector."""
-        for i in self.needed([top]):
-            if i.kind != "leaf":
-                self.emit(i, scope)
-        return self.spread(self.name(top, scope), self.wide(top), top.ctype)
-
-    def spread(self, text: str, wide: bool, ctype: str) -> str:
-        return text if wide else f"mask<L>({text})" if ctype == "bool" else f"vec<{ctype}, L>({text})"
-
-
-def _short(inst: Inst, table: Table) -> Inst | None:
-    """An integer made of few positions in 32 bits, or None."""
-    if inst.ctype != "int64_t":
-        return None
-    if inst.kind == "index":
-        plain = all(c in (1, -1) for _, c in inst.at.terms) and isinstance(inst.at.const, int) and abs(inst.at.const) < 2**24
-        return table.make("index", "int32_t", axes=inst.at.axes, at=inst.at, cost=1.0) if plain else None
-    if inst.kind == "const":
-        return table.make("const", "int32_t", value=inst.value, fn=repr(inst.value)) if abs(inst.value) < 2**24 else None
-    if inst.kind == "fn" and inst.fn in ("neg", "abs", "maximum", "minimum"):
-        args = [_short(a, table) for a in inst.args]
-        if None not in args:
-            return table.make("fn", "int32_t", tuple(args), fn=inst.fn, cost=inst.cost, node=inst.node)  # type: ignore[arg-type]
-    return None
 
 
 class AttentionText:
@@ -87,14 +32,14 @@ class AttentionText:
     def __init__(self, signature: Signature, parts: Parts, tiles: Tiles) -> None:
         self.signature, self.parts, self.tiles = signature, parts, tiles
         self.out = Writer()
-        self.text = PartText(parts, tiles, self.out)
+        self.text = PartText(parts, self.out)
         self.score = self.text.narrowed(parts.score)
         self.sizes = {a: size_text(s) for a, s in (parts.outer | parts.sizes).items()}
         with_keys = [a for a in parts.outer if a in parts.key.axes | parts.value.axes]
         self.group = [a for a in parts.outer if a not in with_keys] if tiles.merge else []
         self.blocks = [a for a in parts.outer if a not in self.group]
-        self.value_plain = _plain(parts.value, "e", "j")
-        self.key_plain = _plain(parts.key, "d", "j") if tiles.direct else None
+        self.value_plain = plain(parts.value, "e", "j")
+        self.key_plain = plain(parts.key, "d", "j") if tiles.direct else None
         self.mask = masked(parts.score, parts.table)
         self.may = self._possible()
         self.looks = self.mask is not None and _loaded(self.mask.live)
@@ -184,7 +129,7 @@ class AttentionText:
             out(f"float* to = panels + {self._place(deps)} * {self.one_panels} + j0 * {self.sizes['d']};")
             out(f"const int64_t n = least({w}, {self.sizes['j']} - j0);")
             out(f"if (n < {w}) fill(to, {w} * {self.sizes['d']}, 0.0f);")
-            if _steps(part, "j") and not _steps(part, "d"):
+            if steps(part, "j") and not steps(part, "d"):
                 with out.block(f"for (int64_t d = 0; d < {self.sizes['d']}; ++d)"):
                     with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
                         out("const int64_t j = j0 + c;")
@@ -409,22 +354,11 @@ class AttentionText:
                 self.text.store("y0", spec.dtype, p.at, text, True, p.result.ctype, p.result.fn)
 
 
-def _plain(part: Inst, along: str, across: str) -> Inst | None:
-    """The part as a load whose elements lie side by side along one axis, where it is one."""
-    fits = part.kind == "load" and part.dtype in ("float32", "bfloat16", "float16") and part.at.coefficient(along) == 1
-    return part if fits and not any(a[0] == "@" for a in part.at.axes) else None
-
-
 def _loaded(live: Inst) -> bool:
     """Whether a condition is cheap to look up: it reads a tensor along the keys, and no score."""
     seen = reach([live])
     reads = any(i.kind == "load" and "j" in i.axes for i in seen)
     return reads and not any(i.kind == "leaf" or i.cost >= EXPENSIVE for i in seen)
-
-
-def _steps(part: Inst, axis: str) -> bool:
-    """Whether some load of the part has its elements side by side along the axis."""
-    return any(i.kind == "load" and i.at.coefficient(axis) == 1 for i in reach([part]))
 
 
 def write(signature: Signature, parts: Parts, tiles: Tiles) -> Kernel:

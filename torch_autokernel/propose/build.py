@@ -668,10 +668,19 @@ def _var_mean(c: Call) -> Any:
     return (var, mean) if c.op.target.startswith("aten.var_mean") else var
 
 
-# ---- products: a leaf that only the attention generator knows how to print ----
+# ---- products: leaves that only the generators of attention and of products know how to print ----
 @lowers("aten.bmm.default", "aten.mm.default")
 def _product(c: Call) -> Node:
     return Node("product", c.shape, c.dtype, (c.node(0), c.node(1)))
+
+
+@lowers("aten.addmm.default", "aten.baddbmm.default")
+def _product_plus(c: Call) -> Node:
+    """What is added is added before the sum is rounded."""
+    if c.raw(3, "beta", 1) != 1 or c.raw(4, "alpha", 1) != 1:
+        raise Refused(f"{c.op.target} with factors")
+    total = Node("product", c.shape, c.dtype, (c.node(1), c.node(2)))
+    return point("add", [total, c.node(0)], c.dtype)
 
 
 LOWERED: frozenset[str] = frozenset(_TABLE)

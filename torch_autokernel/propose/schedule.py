@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from torch_autokernel.core.types import Arch, Attempt, Candidate, Region, Source
-from torch_autokernel.propose import attention, attention_text
+from torch_autokernel.propose import attention, attention_text, matmul_text
+from torch_autokernel.propose.blocks import Blocks
 from torch_autokernel.propose.choices import Schedule, schedules
 from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
@@ -59,10 +60,10 @@ class ScheduleProposer:
             source = Source("cpp", kernel.text, flags=FLAGS, schedule=schedule.to_json(), launch=launch)
             yield Candidate(digest, source, self.name)
 
-    def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Schedule | Tiles, Kernel]]:
+    def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Schedule | Tiles | Blocks, Kernel]]:
         """Kernels by choices; raises Refused where not even the first can be made."""
-        if attention.holds_products(region.signature):
-            yield from attention_text.kernels(region, arch)
+        if products := attention.count_products(region.signature):
+            yield from (matmul_text if products == 1 else attention_text).kernels(region, arch)
             return
         for number, schedule in enumerate(schedules(region, arch)):
             try:

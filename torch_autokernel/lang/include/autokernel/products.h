@@ -27,6 +27,63 @@ template <int R, int C, int N> AK_INLINE void panel_dots(const float* q, int64_t
   }
 }
 
+// The same added to what stands in s, where `more`.
+template <int R, int C, int N> AK_INLINE void panel_sums(const float* q, int64_t ldq, const float* panel, int64_t depth, float* s, int64_t lds, bool more) {
+  if (!more) return panel_dots<R, C, N>(q, ldq, panel, depth, s, lds);
+  alignas(AK_BYTES) float part[R * C * N];
+  panel_dots<R, C, N>(q, ldq, panel, depth, part, C * N);
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) store(s + r * lds + c * N, load(s + r * lds + c * N, all<N>{}) + load(part + (r * C + c) * N, all<N>{}), all<N>{});
+  }
+}
+
+// Of vectors a and b: blocks of Step lanes by turns, the even ones of both or the odd ones.
+template <int Step, int Odd, class T, int N, int... I> AK_INLINE vec<T, N> crossed(const vec<T, N>& a, const vec<T, N>& b, std::integer_sequence<int, I...>) {
+#if defined(AK_SHUFFLES)
+  return vec<T, N>(__builtin_shufflevector(a.r, b.r, ((I & Step) ? N + I - (Odd ? 0 : Step) : I + (Odd ? Step : 0))...));
+#else
+  return vec<T, N>(raw<T, N>{((I & Step) ? b.r[I - (Odd ? 0 : Step)] : a.r[(I + (Odd ? Step : 0)) % N])...});
+#endif
+}
+
+// N vectors of N lanes, rows for columns.
+template <int Step, int N> AK_INLINE void exchange(vec<float, N>* v) {
+  if constexpr (Step < N) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      if ((i & Step) == 0) {
+        const vec<float, N> a = v[i], b = v[i + Step];
+        v[i] = crossed<Step, 0>(a, b, std::make_integer_sequence<int, N>{});
+        v[i + Step] = crossed<Step, 1>(a, b, std::make_integer_sequence<int, N>{});
+      }
+    }
+    exchange<2 * Step, N>(v);
+  }
+}
+template <int N> AK_INLINE void turn(vec<float, N> (&v)[N]) { exchange<1, N>(v); }
+
+// A matrix that is read along its columns, turned: to[i * step + c] for i below `depth` and c below `width`, from at(c, i, m), which
+// gives a vector of column c from i on. Columns from n on are 0.
+template <int N, class At> AK_INLINE void pack_turned(float* to, int64_t step, int64_t depth, int64_t n, int64_t width, At&& at) {
+  for (int64_t c = 0; c < width; c += N) {
+    each<N>(0, depth, [&](int64_t i, auto m) AK_BODY {
+      vec<float, N> v[N];
+      if (c + N <= n) {
+#pragma GCC unroll 16
+        for (int k = 0; k < N; ++k) v[k] = at(c + k, i, m);
+      } else {
+        for (int k = 0; k < N; ++k) v[k] = c + k < n ? at(c + k, i, m) : vec<float, N>(0.0f);
+      }
+      turn(v);
+#pragma GCC unroll 16
+      for (int k = 0; k < N; ++k) {
+        if (k < count(m)) store(to + (i + k) * step + c, v[k], all<N>{});
+      }
+    });
+  }
+}
+
 // s[r][j] = sum over d of q[r][d] * k[j][d], for R rows and J keys as they lie in memory. Rows of q end in zeros up to a
 // multiple of N.
 template <int R, int J, class E, int N> AK_INLINE void row_dots(const float* q, int64_t ldq, const typename E::Mem* k, int64_t ldk, int64_t depth, float* s, int64_t lds) {
