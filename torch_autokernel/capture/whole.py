@@ -110,8 +110,11 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
         raise CaptureError(f"the function reads a tensor that is not an argument ({constants[0]})")
     held = {n for found in attention.find(gm.graph) for n in found.members}
     for node in members:
-        if ops.kind(ops.name_of(node.target)) in (None, "product") and node not in held:
+        if ops.kind(ops.name_of(node.target)) is None:
             raise CaptureError(f"{ops.name_of(node.target)} is not among the operations that a region may hold")
+    products = [n for n in members if ops.kind(ops.name_of(n.target)) == "product" and n not in held]
+    if len(products) > (0 if held else 1) and not in_order:  # somebody may write a kernel for more; nobody generates it
+        raise CaptureError(f"{len(products)} matrix products that are not attention")
     results = _results(gm.graph)
     nodes = list(dict.fromkeys(r for r in results if isinstance(r, fx.Node)))
     if not nodes:

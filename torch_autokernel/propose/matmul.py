@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Signature
-from torch_autokernel.propose.attention import products_of
+from torch_autokernel.propose.attention import LOW, products_of
 from torch_autokernel.propose.build import build
 from torch_autokernel.propose.index import ZERO, Affine, CutNeeded, Range, Refused, Space, SplitNeeded
 from torch_autokernel.propose.ir import Index, Node
@@ -20,7 +20,7 @@ from torch_autokernel.propose.pull import Inst, Puller, Table
 @dataclass
 class Parts:
     """The values of a product at the indices of its loops. `outer` holds the batch, if there is one; `total` is the leaf that
-    stands for the product in `result`, and `at` where the result is stored."""
+    stands for the product in `result`, `at` where the result is stored, `dtype` what the product is made in."""
 
     outer: dict[str, Dim]
     sizes: dict[str, Dim]
@@ -30,6 +30,7 @@ class Parts:
     result: Inst
     total: Inst
     at: Affine
+    dtype: str
 
 
 def parts_of(signature: Signature) -> Parts:
@@ -41,6 +42,8 @@ def parts_of(signature: Signature) -> Parts:
     if len(found) != 1:
         raise Refused(f"a result made of {len(found)} matrix products")
     (product,) = found
+    if product.dtype not in LOW:
+        raise Refused(f"a matrix product in {product.dtype}")
     if any(products_of(a) for a in product.args):
         raise Refused("a product of products")
     if outputs[0].shape != product.shape:
@@ -76,4 +79,5 @@ def _pull(output: Node, product: Node, strides: dict[str, tuple[Dim, ...]], stor
     at = ZERO
     for x, s in zip((*at_batch, i, j), store, strict=True):
         at = at + x.times(s)
-    return Parts(outer, sizes, table, left, right, result, table.make("leaf", "float", axes=every, tensor="total"), at)
+    total = table.make("leaf", "float", axes=every, tensor="total")
+    return Parts(outer, sizes, table, left, right, result, total, at, product.dtype)

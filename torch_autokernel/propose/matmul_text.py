@@ -10,7 +10,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Arch, Region, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.blocks import Blocks, Problem, choose
-from torch_autokernel.propose.index import Affine, mul, product
+from torch_autokernel.propose.index import Affine, Refused, mul, product
 from torch_autokernel.propose.kernel import Kernel, header, parameters
 from torch_autokernel.propose.matmul import Parts, parts_of
 from torch_autokernel.propose.part_text import PartText, plain, steps
@@ -18,6 +18,7 @@ from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 FLOAT = 4
+UNITS = {"bfloat16": frozenset(("avx512_bf16", "amx_bf16")), "float16": frozenset(("avx512_fp16", "amx_fp16"))}
 SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
 
 
@@ -218,8 +219,11 @@ def write(signature: Signature, parts: Parts, blocks: Blocks) -> Kernel:
 
 
 def kernels(region: Region, arch: Arch) -> Iterator[tuple[Blocks, Kernel]]:
-    """Kernels for a region that is one product, the most promising first; raises Refused where it is not."""
+    """Kernels for a region that is one product, the most promising first; raises Refused where it is not, or where the machine
+    multiplies in the product's precision."""
     parts = parts_of(region.signature)
+    if found := sorted(UNITS.get(parts.dtype, frozenset()) & set(arch.features)):
+        raise Refused(f"this machine has units for products in {parts.dtype} ({found[0]})")
     for blocks in choose(problem(parts, region.sizes), arch):
         yield blocks, write(region.signature, parts, blocks)
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from torch_autokernel.core.types import Arch, Region
-from torch_autokernel.verify.floor import compulsory_bytes
+from torch_autokernel.verify.floor import compulsory_bytes, multiply_adds
 
 # An operator that Python implements costs about 6 us a call in a compiled graph (3 us for the dispatcher, 3 us for the
 # outputs and the call), which Inductor's own kernels do not pay. Inductor moves data that fits a cache at 10 bytes a
 # nanosecond or better, so below 60 kB the whole region costs Inductor less than calling an operator.
 CALL_NS = 6000.0
 BASELINE_BYTES_PER_NS = 10.0
+# What torch's matrix products do a nanosecond on two threads: in float32, and in low precision without units for it.
+MULTIPLY_ADDS_PER_NS = {"float32": 60.0, "bfloat16": 6.0, "float16": 6.0}
+
+
+def expected_ns(region: Region) -> float:
+    """Roughly what the region takes without a kernel of ours."""
+    rate = MULTIPLY_ADDS_PER_NS.get(region.signature.output_specs[0].dtype, 60.0)
+    return compulsory_bytes(region) / BASELINE_BYTES_PER_NS + multiply_adds(region) / rate
 
 
 def too_small(region: Region, _arch: Arch) -> str | None:
     """Why the region cannot pay for the call of an operator, or None."""
-    total = compulsory_bytes(region)
     if region.direct:  # nothing is too small: a call through torch.compile alone costs more than ten of ours
         return None
-    if total / BASELINE_BYTES_PER_NS < CALL_NS:
-        return (f"too small: it moves {total} bytes, about {total / BASELINE_BYTES_PER_NS / 1e3:.1f} us of work; calling an "
+    if (expected := expected_ns(region)) < CALL_NS:
+        return (f"too small: it moves {compulsory_bytes(region)} bytes, about {expected / 1e3:.1f} us of work; calling an "
                 f"operator costs {CALL_NS / 1e3:.0f} us")  # fmt: skip
     return None
 

@@ -110,10 +110,10 @@ class Searcher:
 
     # ------------------------------------------------------------------ all regions
     def search(self, regions: Sequence[Region], budget: Budget) -> Iterator[Result]:
-        """A result for each region as it is found: those refused at once first, then the greatest first."""
+        """A result for each region as it is found: those refused at once first, then the longest first."""
         ledger = Ledger(budget)
         hunts: list[Region] = []
-        for region in sorted(regions, key=compulsory_bytes, reverse=True):
+        for region in sorted(regions, key=gates.expected_ns, reverse=True):
             if reason := self._refusal(region):
                 yield self._result(Hunt(region, ledger.share(1), self._folder, reasons=[reason]))
             else:

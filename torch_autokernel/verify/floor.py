@@ -6,17 +6,24 @@ far below the cost of calling an operator is not worth a search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+from torch_autokernel.core import dims
 from torch_autokernel.core.types import Arch, Ref, Region
 
 # Operations that may leave part of their first operand unread.
 PARTIAL = ("slice", "select", "index", "gather", "embedding", "narrow", "as_strided", "diagonal", "unfold", "take")
 
+# Where a product's left operand stands among its arguments.
+PRODUCTS = {"aten.mm.default": 0, "aten.bmm.default": 0, "aten.addmm.default": 1, "aten.baddbmm.default": 1}
+
 # Bytes a nanosecond for one thread, by where the data lies: twice what current cores can do at 6 GHz
 # (L1 2 x 64 bytes a cycle, L2 64, L3 32, memory 16), so that only an impossible time falls below.
 CEILING = {"l1": 1536.0, "l2": 768.0, "l3": 384.0, "memory": 192.0}
+# Multiply-adds a nanosecond for one thread: twice two vectors a cycle at 6 GHz, and twice what AMX units can do.
+MULTIPLY_ADDS = {"amx_tile": 12288.0, "": 384.0}
 MEMORY_MARGIN = 4.0  # how far above a measured main-memory rate a time may lie before it is called impossible
 
 
@@ -45,7 +52,20 @@ def floor_ns(region: Region, arch: Arch, threads: int) -> float:
     rate = CEILING[level] * threads
     if level == "memory" and arch.peak_bytes_per_s:
         rate = min(rate, arch.peak_bytes_per_s * MEMORY_MARGIN / 1e9)
-    return total / rate
+    ceiling = MULTIPLY_ADDS["amx_tile" if "amx_tile" in arch.features else ""] * threads
+    return max(total / rate, multiply_adds(region) / ceiling)
+
+
+def multiply_adds(region: Region) -> int:
+    """Multiply-adds of the region's matrix products, as far as they are part of its own operations (not of a loop's)."""
+    signature, sizes = region.signature, region.sizes
+    shapes = [s.shape for s in signature.inputs] + [op.shape for op in signature.ops]
+    total = 0
+    for op in signature.ops:
+        if op.target in PRODUCTS:
+            left = next(a for a in op.args[PRODUCTS[op.target] :] if isinstance(a, Ref))
+            total += math.prod(dims.evaluate(d, sizes) for d in (*op.shape, shapes[left.index][-1]))
+    return total
 
 
 def _distinct(spec: Any) -> int:
