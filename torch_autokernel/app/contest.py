@@ -146,13 +146,20 @@ def _step(call: Callable[..., Any], problem: Problem, backward: bool) -> Callabl
     leaves = [t for t in (*inputs, *kwargs.values(), *parameters) if isinstance(t, torch.Tensor) and t.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        weights = [torch.randn_like(t) if t.dim() else torch.ones_like(t) for t in _recording(call_once(problem))]
+        weights = [_weights(t) for t in _recording(call_once(problem))]
 
     def step() -> list[Any]:
         result = call(*inputs, **kwargs)
         return [result, torch.autograd.grad(_recording(result), leaves, weights, allow_unused=True)]
 
     return step
+
+
+def _weights(result: torch.Tensor) -> torch.Tensor:
+    """Random, and the same numbers in every dtype: torch draws others in float64, and the truth must be that of one problem."""
+    if not result.dim():
+        return torch.ones_like(result)
+    return torch.randn(result.shape).to(torch.bfloat16).to(result.dtype)
 
 
 def call_once(problem: Problem) -> Any:
