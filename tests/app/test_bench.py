@@ -81,7 +81,7 @@ def test_a_wrong_kernel_is_told_and_not_timed(
 def test_gradients_in_float64_are_of_the_same_problem(write: Write) -> None:
     """Otherwise eager's own distance from float64, which is allowed on top, would excuse any gradient."""
     problem = load_one(str(write("soft.py", SOFTMAX))).training()
-    plain, exact = (contest._flat(contest._step(p.model, p, True)()) for p in (problem, in_float64(problem)))
+    plain, exact = (contest.flat(contest.step(p.model, p, True)()) for p in (problem, in_float64(problem)))
     for single, double in zip(plain, exact, strict=True):
         assert torch.allclose(single.double(), double, atol=1e-6)
 
