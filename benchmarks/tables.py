@@ -153,20 +153,22 @@ def plots(results: Sequence[Result], out: Path) -> list[Path]:
         rows = [r for r in results if (r.dtype, r.threads, r.allocation) == configuration and best(r)]
         for kind, axis, ratio in kinds if rows else []:
             path = out.with_name(f"{out.stem}-{'-'.join(map(str, configuration))}-{kind}.png")
-            _bars(pyplot, rows, ratio, f"{label(configuration)}: {axis}", path)
+            _picture(pyplot, rows, ratio, f"{label(configuration)}: {axis}", path)
             made.append(path)
     return made
 
 
-def _bars(pyplot: Any, rows: Sequence[Result], ratio: Callable[[Result], Any], title: str, path: Path) -> None:
+def _picture(pyplot: Any, rows: Sequence[Result], ratio: Callable[[Result], Any], title: str, path: Path) -> None:
     shown = [(f"{r.row}{' (fb)' if r.direction == 'backward' else ''}", found) for r in rows if (found := ratio(r))]
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.24 * len(shown)))
     middles = [found[0] for _, found in shown]
     spread = [[found[0] - found[1] for _, found in shown], [min(found[2], 1e6) - found[0] for _, found in shown]]
-    axes.barh(range(len(shown)), middles, xerr=[[max(v, 0.0) for v in side] for side in spread], capsize=2)
+    spread = [[max(v, 0.0) for v in side] for side in spread]
+    axes.errorbar(middles, range(len(shown)), xerr=spread, fmt="o", markersize=4, capsize=2)
     axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.grid(axis="x", which="both", linewidth=0.3)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_title(title, fontsize=9)
     figure.tight_layout()
