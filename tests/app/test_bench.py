@@ -12,6 +12,7 @@ from tests.app.conftest import SOFTMAX, Run
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.app import contest
 from torch_autokernel.app.commands import bench
+from torch_autokernel.app.compare import in_float64
 from torch_autokernel.app.contest import Row, Settings, compete
 from torch_autokernel.app.problems import load_one
 from torch_autokernel.core.config import config
@@ -75,6 +76,14 @@ def test_a_wrong_kernel_is_told_and_not_timed(
     row = compete(load_one(str(write("soft.py", SOFTMAX))), Settings(("eager",), backward=backward, seconds=0.05), silent)
     assert row.outputs == "wrong" and not row.ratios and "is expected" in row.reason
     assert not row.ok
+
+
+def test_gradients_in_float64_are_of_the_same_problem(write: Write) -> None:
+    """Otherwise eager's own distance from float64, which is allowed on top, would excuse any gradient."""
+    problem = load_one(str(write("soft.py", SOFTMAX))).training()
+    plain, exact = (contest.flat(contest.step(p.model, p, True)()) for p in (problem, in_float64(problem)))
+    for single, double in zip(plain, exact, strict=True):
+        assert torch.allclose(single.double(), double, atol=1e-6)
 
 
 def test_random_outputs_are_not_called_wrong(engine: ReferenceEngine, write: Write) -> None:

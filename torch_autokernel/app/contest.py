@@ -25,6 +25,7 @@ from torch_autokernel.verify.statistics import interleave, ratio
 
 OURS = "autokernel"
 BASELINES = ("eager", "inductor")
+KNOWN = (*BASELINES, "max-autotune")
 ROUNDS = 200
 LEAST_ROUNDS = 12
 
@@ -61,6 +62,10 @@ class Row(Json):
     def ok(self) -> bool:
         return self.outputs in ("ok", "random")
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.problem, self.path
+
 
 def compete(problem: Problem, settings: Settings, status: Callable[[str], None]) -> Row:
     """Run, check and time one problem; what goes wrong with it is told in its row."""
@@ -75,7 +80,7 @@ def compete(problem: Problem, settings: Settings, status: Callable[[str], None])
 
 def _compete(problem: Problem, settings: Settings, status: Callable[[str], None]) -> Row:
     def run(p: Problem) -> list[Any]:
-        return _flat(_step(p.model, p, settings.backward)())
+        return flat(step(p.model, p, settings.backward)())
 
     status(f"{problem.name}: eager")
     with user_code(f"running {problem.name} in eager mode", problem.path):
@@ -84,17 +89,17 @@ def _compete(problem: Problem, settings: Settings, status: Callable[[str], None]
     status(f"{problem.name}: autokernel")
     start = time.perf_counter()
     with fresh_compilation(), recording() as records:
-        steps = {OURS: _contender(OURS, problem, settings)}
+        steps = {OURS: contender(OURS, problem, settings)}
         with user_code(f"running {problem.name} under autokernel", problem.path):
-            got = _flat(steps[OURS]())
+            got = flat(steps[OURS]())
     first_call_s = time.perf_counter() - start
     parts, where = difference(got, expected, exact)
     random = difference(again, expected)[0] > 1
     outputs = "random" if random else "ok" if parts <= 1 else "wrong"
-    regions, replaced = _count(records)
+    regions, replaced = count(records)
     reason = {"wrong": where, "random": "eager's results differ from run to run, so they were not compared"}.get(outputs, "")
     row = Row(problem.name, outputs, reason, regions=regions, replaced=replaced, first_call_s=first_call_s)
-    row = replace(row, error_parts=0.0 if random else _finite(parts))
+    row = replace(row, error_parts=0.0 if random else finite(parts))
     return row if outputs == "wrong" else replace(row, **_timed(problem, settings, status, steps))
 
 
@@ -102,40 +107,57 @@ def _timed(problem: Problem, settings: Settings, status: Callable[[str], None], 
     """Median times of all contenders, and the ratios to the baselines."""
     for name in settings.against:
         status(f"{problem.name}: {name}")
-        steps[name] = _contender(name, problem, settings)
+        steps[name] = contender(name, problem, settings)
         with user_code(f"running {problem.name} under {name}", problem.path):
             steps[name]()
     status(f"{problem.name}: timing")
-    samples = interleave(steps, seconds=settings.seconds, rounds=ROUNDS)
-    while (short := LEAST_ROUNDS - len(samples[OURS])) > 0:  # on a busy machine the time may be up before an interval exists
-        for name, more in interleave(steps, seconds=settings.seconds, rounds=short).items():
-            samples[name] += more
-    ratios = {name: tuple(_finite(v) for v in ratio(samples, OURS, name)) for name in settings.against}
+    samples = sampled(steps, settings.seconds)
+    ratios = {name: tuple(finite(v) for v in ratio(samples, OURS, name)) for name in settings.against}
     return {"times_ns": {name: statistics.median(s) for name, s in samples.items()}, "ratios": ratios}
 
 
-def _finite(value: float) -> float:
+def sampled(steps: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+    """Interleaved samples of all contenders, enough of them for a 95% interval even on a busy machine."""
+    samples = interleave(steps, seconds=seconds, rounds=ROUNDS)
+    while (short := LEAST_ROUNDS - min(map(len, samples.values()))) > 0:
+        for name, more in interleave(steps, seconds=seconds, rounds=short).items():
+            samples[name] += more
+    return samples
+
+
+def finite(value: float) -> float:
+    """JSON has no infinity."""
     return min(value, 1e300)
 
 
-def _count(records: Sequence[Record]) -> tuple[int, int]:
+def count(records: Sequence[Record]) -> tuple[int, int]:
+    """Regions found, and how many of them were replaced."""
     return sum(len(r.decisions) for r in records), sum(r.swapped for r in records)
 
 
-def _contender(name: str, problem: Problem, settings: Settings) -> Callable[[], Any]:
-    """A call of the problem under one contender."""
+def contender(name: str, problem: Problem, settings: Settings) -> Callable[[], Any]:
+    """A call of the problem under one contender: ours, or one of `KNOWN`."""
     model: Any = problem.model
     if name == "eager":
-        return _step(model, problem, settings.backward)
+        return step(model, problem, settings.backward)
     if name == "inductor":
-        return _step(torch.compile(model), problem, settings.backward)
+        return step(torch.compile(model), problem, settings.backward)
+    if name == "max-autotune":
+        return step(torch.compile(model, options=max_autotune(settings.backward)), problem, settings.backward)
     if settings.via == "decorator":
         own = copy.deepcopy(model) if isinstance(model, nn.Module) else model  # the decorator changes a module in place
-        return _step(autokernel(own), problem, settings.backward)
-    return _step(torch.compile(model, backend=backend), problem, settings.backward)
+        return step(autokernel(own), problem, settings.backward)
+    return step(torch.compile(model, backend=backend), problem, settings.backward)
 
 
-def _step(call: Callable[..., Any], problem: Problem, backward: bool) -> Callable[[], Any]:
+def max_autotune(backward: bool) -> dict[str, Any]:
+    """Inductor's options for `mode="max-autotune"`; for inference the weights are frozen and packed too."""
+    from torch._inductor import list_mode_options
+
+    return {**list_mode_options("max-autotune"), "freezing": not backward}
+
+
+def step(call: Callable[..., Any], problem: Problem, backward: bool) -> Callable[[], Any]:
     """Forward, or forward and the gradients of all inputs and parameters that record them, under fixed random weights of
     the outputs (the plain sum of a softmax or a norm has no gradient but rounding)."""
     inputs, kwargs = problem.inputs, problem.kwargs
@@ -146,13 +168,20 @@ def _step(call: Callable[..., Any], problem: Problem, backward: bool) -> Callabl
     leaves = [t for t in (*inputs, *kwargs.values(), *parameters) if isinstance(t, torch.Tensor) and t.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        weights = [torch.randn_like(t) if t.dim() else torch.ones_like(t) for t in _recording(call_once(problem))]
+        weights = [_weights(t) for t in _recording(call_once(problem))]
 
-    def step() -> list[Any]:
+    def both() -> list[Any]:
         result = call(*inputs, **kwargs)
         return [result, torch.autograd.grad(_recording(result), leaves, weights, allow_unused=True)]
 
-    return step
+    return both
+
+
+def _weights(result: torch.Tensor) -> torch.Tensor:
+    """Random, and the same numbers in every dtype: torch draws others in float64, and the truth must be that of one problem."""
+    if not result.dim():
+        return torch.ones_like(result)
+    return torch.randn(result.shape).to(torch.bfloat16).to(result.dtype)
 
 
 def call_once(problem: Problem) -> Any:
@@ -170,6 +199,6 @@ def _recording(result: Any) -> list[torch.Tensor]:
     return [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor) and t.requires_grad]
 
 
-def _flat(result: Any) -> list[Any]:
+def flat(result: Any) -> list[Any]:
     """The leaves, detached and copied: a contender may reuse its memory."""
     return [t.detach().clone() if isinstance(t, torch.Tensor) else t for t in pytree.tree_leaves(result)]

@@ -75,7 +75,7 @@ def load(target: str) -> list[Problem]:
             raise UsageError(f"no file {where}", hint=_near(path))
         path = path.resolve()
         with _on_path(path.parent):
-            return read(_import_file(path), path, _name(path), wanted)
+            return read(import_file(path), path, _name(path), wanted)
     if not wanted:
         raise UsageError(f"{target!r} is neither a file nor of the form package.module:callable",
                          hint="a file ends in .py; a callable in a module is named like torch_model.blocks:Block")  # fmt: skip
@@ -118,7 +118,7 @@ def _on_path(folder: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """The file as a module under a name of its own: two files of one name, or one loaded twice, do not meet."""
     name = f"_autokernel_problem_{path.stem}_{next(_COUNT)}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from torch_autokernel import __version__
-from torch_autokernel.app.contest import BASELINES, Row, Settings, compete
+from torch_autokernel.app.book import Book
+from torch_autokernel.app.contest import BASELINES, KNOWN, Row, Settings, compete
 from torch_autokernel.app.problems import Problem, expand, load
 from torch_autokernel.app.progress import Progress
 from torch_autokernel.app.report import Report, duration, table
 from torch_autokernel.core.errors import AutoKernelError, UsageError
-from torch_autokernel.engine import find_arch
 
 EXAMPLE = "autokernel bench benchmarks/problems --against eager,inductor --backward --json out.json"
 
@@ -44,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, progress: Progress) -> Report:
     settings = Settings(_baselines(args.against), args.backward, args.threads, args.via, args.seconds)
     targets = expand(args.target)
-    book = Book(args.out, settings, args.resume)
+    book = Book(args.out, settings, Row, partial(_means, settings), args.resume)
     with _threads(settings.threads):
         for number, target in enumerate(targets, 1):
             mark = f"[{number}/{len(targets)}]"
@@ -60,9 +55,9 @@ def _status(progress: Progress, mark: str, text: str) -> None:
 
 def _baselines(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
-    if unknown := [n for n in names if n not in BASELINES]:
+    if unknown := [n for n in names if n not in KNOWN]:
         raise UsageError(
-            f"no baseline named {unknown[0]!r}; known: {', '.join(BASELINES)}", hint="for example --against eager,inductor"
+            f"no baseline named {unknown[0]!r}; known: {', '.join(KNOWN)}", hint="for example --against eager,inductor"
         )
     return names
 
@@ -79,7 +74,12 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _rows(target: str, settings: Settings, book: Book, status: Callable[[str], None]) -> Iterator[Row]:
+def _means(settings: Settings, rows: Sequence[Row]) -> dict[str, Any]:
+    means = {name: m for name in settings.against if (m := geometric_mean(rows, name)) is not None}
+    return {"geometric_mean": means}
+
+
+def _rows(target: str, settings: Settings, book: Book[Settings, Row], status: Callable[[str], None]) -> Iterator[Row]:
     """A new row for each problem of the target that is not in the book yet."""
     try:
         problems = load(target)
@@ -88,73 +88,12 @@ def _rows(target: str, settings: Settings, book: Book, status: Callable[[str], N
         return
     for problem in problems:
         path, digest = str(problem.path or ""), _digest(problem)
-        if not book.holds(problem.name, path, digest):
+        if not book.holds((problem.name, path), digest):
             yield book.add(replace(compete(problem, settings, status), path=path, digest=digest))
 
 
 def _digest(problem: Problem) -> str:
     return hashlib.sha256(problem.path.read_bytes()).hexdigest() if problem.path else ""
-
-
-class Book:
-    """The rows so far, kept in a file after each one where a file was named."""
-
-    def __init__(self, path: str | None, settings: Settings, resume: bool) -> None:
-        if resume and not path:
-            raise UsageError("--resume needs --out", hint="name the file of the run to go on with: --out FILE.json --resume")
-        self.path = Path(path) if path else None
-        self.settings = settings
-        self.rows: list[Row] = []
-        self.machine = _machine()
-        if self.path:
-            if resume and self.path.exists():
-                self.rows = self._read(self.path)
-            self._write()
-
-    def _read(self, path: Path) -> list[Row]:
-        try:
-            data = json.loads(path.read_text())
-            settings, rows = Settings.from_json(data["settings"]), [Row.from_json(r) for r in data["rows"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{path} is no result of bench: {error}", hint="name another file, or leave out --resume"
-            ) from None
-        if settings != self.settings:
-            raise UsageError(
-                f"{path} was made with other settings: {settings.to_json()}", hint="give the same options, or another --out"
-            )
-        return [r for r in rows if r.ok]
-
-    def holds(self, problem: str, path: str, digest: str) -> bool:
-        return any((r.problem, r.path, r.digest) == (problem, path, digest) for r in self.rows)
-
-    def add(self, row: Row) -> Row:
-        self.rows = [r for r in self.rows if (r.problem, r.path) != (row.problem, row.path)] + [row]
-        self._write()
-        return row
-
-    def data(self) -> dict[str, Any]:
-        means = {name: m for name in self.settings.against if (m := geometric_mean(self.rows, name)) is not None}
-        return {"version": __version__, "machine": self.machine, "settings": self.settings.to_json(),
-                "geometric_mean": means, "rows": [r.to_json() for r in self.rows]}  # fmt: skip
-
-    def _write(self) -> None:
-        if self.path is None:
-            return
-        part = self.path.with_name(self.path.name + ".part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(self.data(), indent=2, allow_nan=False) + "\n")
-            os.replace(part, self.path)
-        except OSError as error:
-            hint = "give --out in a folder you may write to"
-            raise UsageError(f"{self.path} cannot be written: {error.strerror}", hint) from error
-
-
-def _machine() -> dict[str, Any]:
-    arch = find_arch("")
-    return {"arch": arch.key, "name": arch.name, "cpus": os.cpu_count(), "torch": torch.__version__,
-            "load": round(os.getloadavg()[0], 2), "date": time.strftime("%Y-%m-%dT%H:%M:%S")}  # fmt: skip
 
 
 def geometric_mean(rows: Sequence[Row], baseline: str) -> float | None:
