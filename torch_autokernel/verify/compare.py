@@ -2,7 +2,8 @@
 
 With y the candidate's output, o and e from the oracle, f D the deviation that an honest kernel may show there:
 
-    an element passes within 4 f D of o, or of e (a decision at a tie may fall either way), plus the smallest normal number
+    an element passes within 4 (f D + l) of o, or of e (a decision at a tie may fall either way), l the least error of a rounding
+    (`rounding.LEAST`): the smallest normal number, but in fp16 half the distance of its denormals
     an output passes if besides the root mean square of |y - o| / (f D) is at most 2 (64 elements or more)
 
 Where o in the output's dtype, or e, is not finite, an element must be what one of them is, or o with means taken as sums
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from torch_autokernel.verify.oracle import Target
-from torch_autokernel.verify.rounding import UNIT
+from torch_autokernel.verify.rounding import LEAST, UNIT
 
 FACTOR = 4.0
 RMS_LIMIT = 2.0
@@ -65,7 +66,7 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
         ok = _equals_one(got, target)
         return Difference(0, got.numel()) if bool(ok.all()) else _worst(ok, (~ok).double(), got, target.eager)
     y, o, e, deviation = got.double(), target.exact, target.eager.double(), target.deviation
-    allowed = FACTOR * deviation + 4 * torch.finfo(got.dtype).tiny
+    allowed = FACTOR * (deviation + LEAST[got.dtype])
     error = (y - o).abs()
     ok = (error <= allowed) | ((y - e).abs() <= allowed)
     rounded = o.to(got.dtype).double()
@@ -87,13 +88,15 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
     return _worst(ok, score, y, torch.where(rounded.isfinite(), rounded, e), allowed, rms)
 
 
-def consistent(one: torch.Tensor, other: torch.Tensor, target: Target) -> Difference:
-    """Two results of the same candidate on the same inputs: each within the budget of the other."""
+def consistent(one: torch.Tensor, other: torch.Tensor, target: Target, flushed: bool = False) -> Difference:
+    """Two results of the same candidate on the same inputs: each within the budget of the other. `flushed` says that denormals
+    may be zero in one of them, those of fp16 too."""
     if target.deviation is None:
         ok = (one == other) | (_equals_one(one, target) & _equals_one(other, target))
         return Difference(0, one.numel()) if bool(ok.all()) else _worst(ok, (~ok).double(), other, one)
     a, b = one.double(), other.double()
-    allowed = 2 * FACTOR * target.deviation + 8 * torch.finfo(one.dtype).tiny
+    least = torch.finfo(one.dtype).tiny if flushed else LEAST[one.dtype]
+    allowed = 2 * FACTOR * (target.deviation + least)
     ok = ((a - b).abs() <= allowed) | (a == b) | (a.isnan() & b.isnan())
     if bool(ok.all()):
         return Difference(0, one.numel())

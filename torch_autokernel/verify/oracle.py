@@ -28,7 +28,7 @@ import torch
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify import inputs as making
-from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
+from torch_autokernel.verify.rounding import LEAST, UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
 FIT = 0.75  # least share of finite results for an ordinary case
@@ -174,7 +174,7 @@ def _target(
             one += (m - exact).nan_to_num_(0, 0, 0).square_()
         spread = torch.maximum(spread, one.div_(len(runs)).sqrt_())
     amplified = _amplified(spread, exact) / UNIT[eager.dtype]
-    deviation = _at_least_typical(spread, exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
+    deviation = _at_least_typical(spread, exact, UNIT[eager.dtype]) + LEAST[eager.dtype]
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
     fits = bool((brim.isfinite() | ~exact.isfinite()).all())

@@ -6,14 +6,18 @@ two things: each kind of operation has a model, instead of each flop; signs are 
 unit roundoff of the dtype that an operation computes in.
 
     movement, comparison, minimum, maximum, negation   0
-    conversion to a narrower dtype                      u of the narrower
+    conversion to a narrower dtype                      u of the narrower; at least `LEAST`, in fp16 half the distance of denormals
     + - * / and other pointwise                         2u of the result (reassociation, contraction)
     exp, log, tanh, ...                                 8u of the result (vector libraries promise 4 ulp)
     sum over K                                          u (2 + sqrt K) of max(|result|, root of the sum of squares): sequential
                                                         summation, whose errors walk at random; on constant and on sorted
                                                         rows they do not: u (2 + K/4)
     prefix sum, k-th of K                               u (2 + sqrt k) of the same, over the first k
-    prefix product, log of a prefix sum of exp          u (2 + k) of the result, u (2 + sqrt k) of max(|result|, 1)
+    prefix product, k-th of K                           u (2 + k) of the result, and the smallest normal number times
+                                                        |p_k| / |p_j|, p_j the least product up to k: fl(x y) = x y (1 + d) + e,
+                                                        e the error of an underflow (Higham 2002, 2.1), goes through the factors
+                                                        from j to k; what has underflowed does not come back
+    log of a prefix sum of exp                          u (2 + sqrt k) of max(|result|, 1)
     variance over K                                     a (v + root of v (v + mean^2) + a (v + mean^2)), a = u (2 + sqrt K) or
                                                         u (2 + K/4) as above: Welford's update, or two passes, whose mean's
                                                         error enters squared (Chan, Golub, LeVeque 1983); one pass over sums
@@ -32,6 +36,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# Half the distance of denormals: what rounding to a dtype may err beside u of the value. fp32 and bf16 share fp32's range, where
+# denormals may be flushed to zero; nothing flushes those of fp16 (F16C and AVX512-FP16 ignore the flags).
+LEAST = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-126}
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -108,6 +115,11 @@ class Noise:
     def relative(self, tensor: torch.Tensor, amplitude: float) -> torch.Tensor:
         return self.like(tensor).mul_(amplitude).add_(1).mul_(tensor)
 
+    def rounded(self, tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+        """Rounding to a dtype, gradual underflow included: by u of the value, at least by half the distance of denormals."""
+        size = (tensor.abs() * UNIT[kind]).clamp_min(LEAST[kind])
+        return torch.addcmul(tensor, torch.where(size.isfinite(), size, 0.0), self.like(tensor))
+
     def absolute(self, tensor: torch.Tensor, scale: torch.Tensor, amplitude: float) -> torch.Tensor:
         return torch.addcmul(tensor, torch.where(scale.isfinite(), scale, 0.0), self.like(tensor), value=amplitude)
 
@@ -160,12 +172,15 @@ class Exact(TorchDispatchMode):
         assert noise is not None
         inner = min(u, UNIT[torch.float32])
         if name in _CONVERSIONS:
-            return noise.relative(out, u) if u > unit > 0 else out
+            return noise.rounded(out, kind) if u > unit > 0 else out
         if name in _MOVES and not (name == "index_put" and any(a is True for a in args)):
             return out
         if name in _REDUCTIONS:
             scale, count = _REDUCTIONS[name](func, args, kwargs, out, which)
             amplitude = inner * (2 + (max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)))
+            if name == "cumprod":
+                least = LEAST[torch.float64 if u == UNIT[torch.float64] else torch.float32]
+                scale = torch.maximum(scale, _enlarged(out, args[1]) * (least / amplitude))
             if _REDUCTIONS[name] is _variance and which == 0:
                 out = noise.absolute(out, scale + amplitude * _mean_square(args, kwargs, out), amplitude).abs()
             else:
@@ -180,7 +195,7 @@ class Exact(TorchDispatchMode):
         else:  # unknown: as a reduction over the longest dimension, relative to the result's own size
             scale = torch.maximum(out.abs(), out.square().mean().sqrt() if out.numel() else out.abs())
             out = noise.absolute(out, scale, inner * (8 + math.sqrt(_longest(args))))
-        return noise.relative(out, u) if kind in _NARROW else out
+        return noise.rounded(out, kind) if kind in _NARROW else out
 
 
 def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
@@ -276,6 +291,13 @@ def _running_prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: i
     """Every factor brings its rounding, and they add up."""
     share, count = _so_far(args[0], args[1])
     return out.abs() * share, count**2
+
+
+def _enlarged(out: torch.Tensor, dim: int) -> torch.Tensor:
+    """By how much later factors of a prefix product enlarge the error of one that underflows on the way: |p_k| / |p_j| from j to
+    k, so at most |p_k| over the least product that is not 0 up to there."""
+    least = torch.where(out == 0, math.inf, out.abs())
+    return (out.abs() / (least.cummin(dim).values if out.dim() else least)).nan_to_num(0, 0, 0)
 
 
 def _running_log(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
