@@ -72,7 +72,7 @@ def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
 
 
 def _one_far(region: Region, cases: list[Case]) -> list[Case]:
-    """The case of odd sizes with one input far from zero, the others near it: an addend, a bias or a mask decides there alone."""
+    """The case of odd sizes with one input far from zero, the others near it: an addend, a bias or a mask decides alone."""
     floats = [i for i, s in enumerate(region.signature.inputs) if getattr(torch, s.dtype).is_floating_point]
     if len(floats) < 2:
         return []

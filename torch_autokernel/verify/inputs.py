@@ -1,9 +1,9 @@
 """Tensors for a case: values drawn from the named distribution, laid out exactly as the signature says.
 
 A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers. A case whose
-note is `input 2 redrawn` has the inputs of the case without it but for that one: other weights for the same activations. One whose
-note is `stretch 2 of 8` has them but for a stretch of an eighth of each, drawn anew. One whose note is `input 2 alone` has that
-input from the named distribution, the others from `normal`.
+note is `input 2 redrawn` has the inputs of the case without it but for that one: other weights for the same activations; with
+`stretch 2 of 8` it has them but for a stretch of an eighth of each, drawn anew; with `input 2 alone` that input is from the
+named distribution, the others are from `normal`.
 """
 
 from __future__ import annotations
@@ -223,9 +223,11 @@ def _tiny(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 
 
 def _far(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
-    """Every row around a number of its own, far from zero: what is subtracted from a row must come from that row."""
+    """Every row around a number of its own, far from zero, half of the time all on one side: what is subtracted from a row must
+    come from that row."""
     base = torch.randn((*shape[:-1], 1) if len(shape) > 1 else (1,) * len(shape), generator=g)
-    return torch.randn(shape, generator=g) + base.sign() * torch.exp2(16 - 12 * torch.rand(base.shape, generator=g) ** 2)
+    sign = base.sign() if float(torch.rand((), generator=g)) < 0.5 or not base.numel() else base.flatten()[0].sign()
+    return torch.randn(shape, generator=g) + sign * torch.exp2(16 - 12 * torch.rand(base.shape, generator=g) ** 2)
 
 
 def _faint(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
