@@ -2,14 +2,14 @@
 
 With t = sign(o) (y - o) / (u |o|), cut off at 2 either way, over the elements whose o is a normal number, the bias is the mean
 of t. Rounding to nearest gives errors of either sign alike: the mean over n independent ones has the deviation 0.6 / sqrt n
-(uniform in half the distance of two numbers, which is between u and 2u of them: at most u / sqrt 3 = 0.58 u). Equal results have
-equal errors, so n is the participation number of the distinct results, 1 / sum p^2. Roundings that elements share (of a
+(uniform in half the distance of two numbers, which is between u and 2u of them: at most u / sqrt 3 = 0.58 u). Equal results
+have equal errors, so n is the participation number of the distinct results, 1 / sum p^2. Roundings that elements share (of a
 scale, of a row's mean) are in the noisy runs m_j: S is the root mean square of their biases. Allowed is
 
     0.3 + 4 max(S, 0.6 / sqrt n) + |bias of eager|          where n is at least 64
 
-Cutting off errs by half a distance on average, between u/2 and u of the result: 0.72 where leading digits are spread evenly on a
-logarithmic scale. 0.3 lies between that and what ties rounded upwards give.
+Cutting off errs by half a distance on average, between u/2 and u of the result: 0.72 where leading digits are spread evenly on
+a logarithmic scale. 0.3 lies between that and what ties rounded upwards give.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ unit roundoff of the dtype that an operation computes in.
     prefix product, k-th of K                           u (2 + k) of the result, and the smallest normal number times
                                                         |p_k| / |p_j|, p_j the least product up to k: fl(x y) = x y (1 + d) + e,
                                                         e the error of an underflow (Higham 2002, 2.1), goes through the factors
-                                                        from j to k; what has underflowed does not come back
+                                                        from j to k; at most the result, as what underflows becomes 0 or no more
+                                                        than twice as large
     log of a prefix sum of exp                          u (2 + sqrt k) of max(|result|, 1)
     variance over K                                     a (v + root of v (v + mean^2) + a (v + mean^2)), a = u (2 + sqrt K) or
                                                         u (2 + K/4) as above: Welford's update, or two passes, whose mean's
@@ -220,7 +221,8 @@ class Exact(TorchDispatchMode):
             amplitude = inner * (2 + (max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)))
             if name == "cumprod":
                 least = LEAST[torch.float64 if u == UNIT[torch.float64] else torch.float32]
-                scale = torch.maximum(scale, _enlarged(out, args[1]) * (least / amplitude))
+                lost = torch.minimum(out.abs(), _enlarged(out, args[1]) * least)
+                scale = torch.maximum(scale, lost / amplitude)
             if _REDUCTIONS[name] is _variance and which == 0:
                 out = noise.absolute(out, scale + amplitude * _mean_square(args, kwargs, out), amplitude).abs()
             else:
