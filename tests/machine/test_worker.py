@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ import pytest
 from torch_autokernel.core.errors import WorkerError
 from torch_autokernel.machine import sandbox
 from torch_autokernel.machine.worker import Limits, Outcome, Pool
-from torch_autokernel.machine.worker_memory import Buffer, Job
+from torch_autokernel.machine.worker_memory import Buffer, Job, Stray, fill, lay_out, strays
 
 CALLS = {
     "plain": 0, "write_beside": 1, "read_beside": 2, "endless": 3, "null": 4, "abort": 5, "exit0": 6, "exit3": 7, "recursion": 8,
@@ -114,6 +115,17 @@ def test_guard_sees_reads(pool: Pool, hostile: Path) -> None:
 def test_canary_sees_writes_between_buffer_and_guard(pool: Pool, hostile: Path, edge: str, extra: int, offset: int) -> None:
     outcome = call(pool, hostile, "write_beside", extra, edge)
     assert outcome.ok and [(s.buffer, s.offset) for s in outcome.strays] == [(1, offset)]
+
+
+def test_what_lies_beside_one_buffer_does_not_lie_beside_another() -> None:
+    """A kernel that runs on past the end of both copies it from the input to the output."""
+    work = Job((Buffer(b"\1" * 40, 4), Buffer(b"\2" * 40, 4)), edge="start", canary=bytes((0xF1, 0x7F)) + bytes(range(1, 199)))
+    ((one, other),) = places = lay_out([work])
+    memory = mmap.mmap(-1, other.start + other.length)
+    fill(memory, work, places[0])
+    assert strays(memory, places[0], work.canary) == ()
+    memory[other.start + 40 : other.start + 44] = memory[one.start + 40 : one.start + 44]
+    assert strays(memory, places[0], work.canary) == (Stray(1, 40),)
 
 
 def test_alignment_is_kept_and_the_gap_watched(pool: Pool, hostile: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.verify.problems import captured as captured
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim

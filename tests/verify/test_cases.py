@@ -11,7 +11,7 @@ from tests.verify import regions
 from tests.verify.regions import Graph
 from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify.bank import Prepared
-from torch_autokernel.verify.cases import LARGEST, largest, plan, work
+from torch_autokernel.verify.cases import LANES, LARGEST, largest, plan, work
 from torch_autokernel.verify.checks.repeatable import middling
 from torch_autokernel.verify.oracle import Expected
 
@@ -36,6 +36,29 @@ def test_every_symbol_meets_one_odd_and_long_sizes() -> None:
         assert sum(v % 2 for v in values) >= 3 and len(values) >= 6
     assert cases[0].sizes == region.sizes and cases[0].origin == "primary"
     assert {c.distribution for c in cases} >= {"normal", "shifted", "small", "large", "rows", "wide", "grid", "nan", "inf", "edges"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("region", [regions.softmax(), regions.gelu(), regions.layer_norm(m=3, n=40)], ids=["softmax", "gelu", "layer_norm"])
+def test_every_symbol_leaves_every_remainder(region: Region, seed: int) -> None:
+    cases = plan(region, "standard", seed)
+    for symbol in region.signature.symbols:
+        assert {c.sizes[symbol] % LANES for c in cases} == set(range(LANES)), symbol
+
+
+def test_sizes_are_met_up_to_where_kernels_are_used() -> None:
+    for seed in range(6):
+        cases = plan(regions.row_sum(m=7, n=20000), "standard", seed)
+        assert 60000 <= max(c.sizes["s1"] for c in cases) <= 80000
+
+
+def test_each_float_input_is_far_from_zero_alone() -> None:
+    cases = plan(regions.cross_entropy(), "standard", 1)
+    assert [c.note for c in cases if c.note.endswith("alone")] == []  # one float input: the case of far rows is that
+    cases = plan(regions.layer_norm(), "standard", 1)
+    alone = [c for c in cases if c.note.endswith("alone")]
+    assert [c.note for c in alone] == [f"input {i} alone" for i in range(3)]
+    assert all(c.distribution == "far" and min(c.sizes.values()) >= 13 for c in alone)
 
 
 def test_plan_follows_from_the_seed_alone() -> None:

@@ -130,3 +130,43 @@ def test_poison_of_ordinary_numbers_is_that(dtype: str) -> None:
     for _ in range(200):
         numbers = torch.frombuffer(bytearray(runner._ordinary(dtype)), dtype=getattr(torch, dtype))
         assert ((numbers.abs() >= 0.5) & (numbers.abs() <= 2)).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "bool"])
+def test_poison_of_integers_shares_no_byte_with_the_other_one(dtype: str) -> None:
+    """Else an int8 result of 127 is now and then what both patterns had there, and counts as never written."""
+    runner = WorkerRunner.__new__(WorkerRunner)
+    runner._random = random.Random(3)
+    for _ in range(20):
+        assert not set(runner._ordinary(dtype)) & set(runner._nan())
+
+
+def test_far_rows_and_faint_rows() -> None:
+    region = regions.softmax(m=200, n=40)
+    sides = set()
+    for seed in range(20):
+        far, faint = (make(region, case(region, name, seed))[0] for name in ("far", "faint"))
+        middle, size = far.mean(1), faint.abs().amax(1)
+        assert (middle.abs() > 14).all() and (far - middle[:, None]).abs().max() < 6 and (middle.abs() > 2e4).any()
+        assert size.min() < 1e-12 and 0.3 < size.max() < 6
+        sides.add(len(middle.sign().unique()))
+    assert sides == {1, 2}
+
+
+def test_a_stretch_is_drawn_anew() -> None:
+    region = regions.add_relu(m=8, n=50)
+    base = make(region, case(region))
+    starts = set()
+    for turn in range(6):
+        for a, b in zip(base, make(region, dataclasses.replace(case(region), note=f"stretch {turn} of 8")), strict=True):
+            at = (a != b).flatten().nonzero().flatten()
+            assert len(at) == 50 == int(at[-1] - at[0]) + 1
+            starts.add(int(at[0]))
+    assert len(starts) > 3
+
+
+def test_one_input_alone_is_from_the_distribution() -> None:
+    region = regions.add_relu(m=8, n=50)
+    plain, far = (make(region, case(region, name)) for name in ("normal", "far"))
+    mixed = make(region, dataclasses.replace(case(region, "far"), note="input 1 alone"))
+    assert torch.equal(mixed[0], plain[0]) and torch.equal(mixed[1], far[1])

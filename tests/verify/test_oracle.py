@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.verify import regions
+from tests.verify.problems import captured
 from tests.verify.regions import Graph
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Case, Region
@@ -242,3 +243,57 @@ def test_what_just_about_fits_may_overflow(dtype: str) -> None:
     assert compare(torch.zeros(4).to(kind), target).ok
     assert [compare(torch.zeros(4).to(kind).index_fill(0, torch.tensor(i), math.nan), target).ok for i in range(4)] == [True, True, False, False]
     assert not compare(torch.zeros(4).to(kind).index_fill(0, torch.tensor(0), 1.0), target).ok
+
+
+def test_small_results_of_fp16_have_small_budgets() -> None:
+    """Nothing flushes denormals of fp16: 4e-4 in place of 2e-4 is wrong."""
+    target = prepared(regions.softmax("float16"), s0=40, s1=3000).expected.targets[0]
+    got = target.eager.clone()
+    assert compare(got, target).ok
+    small = (got > 0) & (got < 3e-4)
+    assert int(small.sum()) > 1000
+    assert not compare(torch.where(small, 0, got), target).ok
+
+
+def test_what_is_decided_on_inputs_alone_has_one_answer() -> None:
+    x = torch.tensor([0.5, 1.5, 2.5, -0.5, 1.3, -2.7])
+    case = Case(1, {"s0": 6}, "normal")
+    target = expect(captured("round_half"), case, [x], 8).targets[0]
+    assert compare(torch.round(x), target).ok
+    assert not compare(torch.floor(x + 0.5), target).ok
+    (target,) = expect(captured("less_each"), Case(1, {"s0": 1, "s1": 6}, "normal"), [x[None], x[None].clone()], 8).targets
+    assert compare(x[None], target).ok and not compare(2 * x[None], target).ok
+
+
+def test_what_is_decided_after_arithmetic_may_fall_either_way() -> None:
+    x, s = torch.tensor([[1.5, 4.5, 7.5, 0.1]]), torch.tensor([3.0])
+    target = expect(captured("quantise"), Case(1, {"s0": 1, "s1": 4}, "normal"), [x, s], 8).targets[0]
+    for right in ([0, 2, 2, 0], [1, 2, 3, 0]):
+        assert compare(torch.tensor([right], dtype=torch.int8), target).ok
+    assert not compare(torch.tensor([[0, 2, 2, 1]], dtype=torch.int8), target).ok
+
+
+def test_prefix_products_that_leave_the_range_do_not_come_back() -> None:
+    for lost in (1e-30, 1e30):
+        x = torch.tensor([[2.0, lost, lost, 1 / lost, 3.0]])
+        target = expect(captured("cumprod"), Case(1, {"s0": 1, "s1": 5}, "normal"), [x], 8).targets[0]
+        single = torch.tensor([[2.0, 2 * lost, 0.0, 0.0, 0.0]]) if lost < 1 else torch.tensor([[2.0, 2 * lost, *[math.inf] * 3]])
+        assert compare(target.eager, target).ok and compare(single, target).ok
+        single[0, 0] = 2.001
+        assert not compare(single, target).ok
+    x = torch.tensor([[2.0, 1e-20, 1e10, 3.0]])  # within the range
+    target = expect(captured("cumprod"), Case(1, {"s0": 1, "s1": 4}, "normal"), [x], 8).targets[0]
+    assert not compare(torch.tensor([[2.0, 2e-20, 0.0, 0.0]]), target).ok
+
+
+@pytest.mark.parametrize("name", ["softmax", "attention", "rms_norm", "bias_gelu"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_cut_off_bits_lie_on_one_side(name: str, dtype: str) -> None:
+    target = prepared(getattr(regions, name)(dtype), seed=5).expected.targets[0]
+    kind = target.eager.dtype
+    nearest = target.exact.to(kind)
+    assert compare(nearest, target).ok and compare(target.eager, target).ok
+    down = (nearest.view(torch.int16) - (nearest.double().abs() > target.exact.abs()).to(torch.int16)).view(kind)
+    assert "smaller on the whole" in compare(down, target).describe()
+    up = (down.view(torch.int16) + 1).view(kind)
+    assert not compare(torch.where(nearest == 0, nearest, up), target).ok

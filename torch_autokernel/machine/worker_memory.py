@@ -1,7 +1,8 @@
 """Buffers in memory that a parent shares with a worker: where they lie, what surrounds them, what changed beside them.
 
 Each buffer has whole pages of its own, between guards that the worker maps. Where data and pages do not end together, a
-canary fills the rest. The parent writes and reads all of it; the worker only maps it.
+canary fills the rest, in each buffer another one: what a kernel copies from beside its input differs from what lies beside its
+output. The parent writes and reads all of it; the worker only maps it.
 """
 
 from __future__ import annotations
@@ -114,15 +115,17 @@ def lay_out(jobs: Sequence[Job]) -> list[list[Place]]:
 
 
 def fill(memory: mmap.mmap, job: Job, places: Sequence[Place]) -> None:
-    for buffer, place in zip(job.all_buffers, places, strict=True):
+    for index, (buffer, place) in enumerate(zip(job.all_buffers, places, strict=True)):
         first, end = place.start + place.offset, place.start + place.length
-        memory[place.start : first] = _canary(job.canary, place.offset)
+        memory[place.start : first] = _canary(job.canary, place.offset, index)
         memory[first : first + place.data_bytes] = memoryview(buffer.data).cast("B")
-        memory[first + place.data_bytes : end] = _canary(job.canary, end - first - place.data_bytes)
+        memory[first + place.data_bytes : end] = _canary(job.canary, end - first - place.data_bytes, index)
 
 
-def _canary(pattern: bytes, count: int) -> bytes:
-    return (pattern * (count // len(pattern) + 1))[:count]
+def _canary(pattern: bytes, count: int, buffer: int) -> bytes:
+    """The pattern from another place on for each buffer; an even one, so that pairs of bytes stay together."""
+    turn = 26 * buffer % len(pattern) // 2 * 2
+    return ((pattern[turn:] + pattern[:turn]) * (count // len(pattern) + 1))[:count]
 
 
 def strays(memory: mmap.mmap, places: Sequence[Place], canary: bytes = CANARY) -> tuple[Stray, ...]:
@@ -131,9 +134,9 @@ def strays(memory: mmap.mmap, places: Sequence[Place], canary: bytes = CANARY) -
     for index, place in enumerate(places):
         first, end = place.start + place.offset, place.start + place.length
         before, after = memory[place.start : first], memory[first + place.data_bytes : end]
-        if before != (want := _canary(canary, len(before))):
+        if before != (want := _canary(canary, len(before), index)):
             last = max(i for i in range(len(before)) if before[i] != want[i])
             out.append(Stray(index, last - place.offset))
-        if after != (want := _canary(canary, len(after))):
+        if after != (want := _canary(canary, len(after), index)):
             out.append(Stray(index, place.data_bytes + min(i for i in range(len(after)) if after[i] != want[i])))
     return tuple(out)

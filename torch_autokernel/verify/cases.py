@@ -11,6 +11,8 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 
+import torch
+
 from torch_autokernel.core import dims
 from torch_autokernel.core.types import Case, Op, Region, Signature, TensorSpec
 from torch_autokernel.verify.inputs import SPECIAL
@@ -22,14 +24,17 @@ _WORK = {"quick": 1 << 23, "standard": 1 << 26, "full": 1 << 29}  # element oper
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100, 127, 129)
 _RAGGED_DISTRIBUTIONS = (
-    "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling",
+    "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling", "far", "faint",
 )  # fmt: skip
 _A_CALL = 1 << 12  # element operations that one call of a small operation costs
 MOST_STEPS = 1200  # of a loop over time, each many small operations of eager's
 _BEYOND = 1 << 20  # elements of a primary case that is also tried with larger sizes
 _FAR = (4099, 9973)
+REACH = 4  # times the sizes at hand: up to there a kernel is used
 _LONG = (193, 255, 257, 321, 511, 515, 767, 1021, 1025, 2049, 3001)
 _POOLS = (_PRIMES, _RAGGED, _LONG)
+LANES = 16  # of vector code; all remainders of sizes by it are met
+_STRATIFIED = (_RAGGED, _LONG)
 # Steps of a loop over time are slow in eager, and chaos needs some to unfold.
 _LOOP_POOLS = ((5, 7, 11, 13, 17, 19, 23), (2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31), (65, 97, 127, 129))
 
@@ -53,7 +58,7 @@ def plan(region: Region, level: str, seed: int) -> list[Case]:
         seen.add(key)
         kept.append(case)
         spent += cost
-    return kept if level == "quick" else [*kept, *_redrawn(region, kept)]
+    return kept if level == "quick" else [*kept, *_redrawn(region, kept), *_one_far(region, kept)]
 
 
 def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
@@ -64,6 +69,15 @@ def _redrawn(region: Region, cases: list[Case]) -> list[Case]:
         return []
     base = next((c for c in cases if c.origin == "odd"), cases[0])
     return [dataclasses.replace(base, origin="one input redrawn", note=f"input {i} redrawn") for i in range(min(count, 6))]
+
+
+def _one_far(region: Region, cases: list[Case]) -> list[Case]:
+    """The case of odd sizes with one input far from zero, the others near it: an addend, a bias or a mask decides alone."""
+    floats = [i for i, s in enumerate(region.signature.inputs) if getattr(torch, s.dtype).is_floating_point]
+    if len(floats) < 2:
+        return []
+    base = next((c for c in cases if c.origin == "odd"), cases[0])
+    return [dataclasses.replace(base, distribution="far", origin="one input far", note=f"input {i} alone") for i in floats[:6]]
 
 
 def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[dict[str, int], str, str]]:
@@ -83,13 +97,18 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     for distribution in _RAGGED_DISTRIBUTIONS:
         yield sizes.draw(many), distribution, "ragged"
     yield sizes.draw(primes), "edges", "special"
+    yield sizes.draw(primes), "far", "odd rows"
     for symbol in sizes.shape_symbols[:8]:
-        yield sizes.draw(ragged, {symbol: rng.choice(long)}), "normal", f"long {symbol}"
+        size = rng.choice(long) if pools is _LOOP_POOLS else sizes.of_next_residue(symbol, rng.choice(long))
+        yield sizes.draw(ragged, {symbol: size}), "normal", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _LOOP_POOLS else ():
         # Where the same steps on ordinary numbers are chaos, and cut short for it, small weights still forget.
         yield sizes.draw(ragged, {symbol: rng.choice(long)}), "small", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _POOLS else ():
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
+        if REACH * primary[symbol] > _FAR[1]:
+            far = rng.randint(3 * REACH * primary[symbol] // 4, REACH * primary[symbol])
+            yield sizes.fit({s: far if s == symbol else rng.randint(1, 3) for s in primary}, LARGEST), "normal", f"far {symbol}"
     if pools is _POOLS:
         yield primary, "shifted", "primary"
         yield primary, "wide", "primary"
@@ -109,6 +128,7 @@ class _Sizes:
         self.rng = rng
         in_shapes = set(dims.symbols(d for s in self.signature.inputs for d in s.shape))
         self.shape_symbols = [s for s in self.signature.symbols if s in in_shapes]
+        self.decks: dict[str, list[int]] = {}
 
     def draw(self, pool: tuple[int, ...], pinned: Mapping[str, int] | None = None, distinct: bool = False) -> dict[str, int]:
         """A value from the pool for each symbol, with some pinned, small enough for every tensor to stay small."""
@@ -117,8 +137,19 @@ class _Sizes:
             values = self.rng.sample(pool, count)
         else:
             values = [self.rng.choice(pool) for _ in range(count)]
-        sizes = dict(zip(self.shape_symbols, values, strict=True)) | dict(pinned or {})
+        sizes = dict(zip(self.shape_symbols, values, strict=True))
+        if pool in _STRATIFIED:
+            sizes = {s: n if s in (pinned or {}) else self.of_next_residue(s, n) for s, n in sizes.items()}
+        sizes |= dict(pinned or {})
         return self.fit(sizes, max(1 << 12, min(1 << 16, _SMALL // max(1, len(self.signature.ops)))))
+
+    def of_next_residue(self, symbol: str, size: int) -> int:
+        """A size near this one that leaves a remainder which the symbol has not left yet: each is met once before any is met
+        again, so a remainder that a kernel forgets does not depend on luck."""
+        deck = self.decks.setdefault(symbol, [])
+        if not deck:
+            deck += self.rng.sample(range(LANES), LANES)
+        return size // LANES * LANES + deck.pop() or LANES
 
     def fit(self, sizes: dict[str, int], most: int) -> dict[str, int]:
         """The sizes with guards respected, the largest symbols reduced until no value has more than `most` elements."""
@@ -130,7 +161,7 @@ class _Sizes:
             if not reducible:
                 break
             widest = max(reducible, key=lambda s: sizes[s])
-            sizes[widest] = max(int(guards.get(widest, 1)), sizes[widest] * 2 // 3)
+            sizes[widest] = max(int(guards.get(widest, 1)), _less(sizes[widest]))
         return self._with_strides(sizes)
 
     def _with_strides(self, sizes: dict[str, int]) -> dict[str, int]:
@@ -161,6 +192,12 @@ class _Sizes:
 def loop_of(signature: Signature) -> Op | None:
     """The loop over time among the operations, if there is one. Its steps are what a case costs."""
     return next((op for op in signature.ops if op.target == "loop"), None)
+
+
+def _less(size: int) -> int:
+    """About two thirds of a size, of the same remainder where it is large enough."""
+    less = size * 2 // 3
+    return less - (less - size) % LANES if less > 2 * LANES else less
 
 
 def steps(signature: Signature, sizes: Mapping[str, int]) -> int:

@@ -2,8 +2,10 @@
 
 With y the candidate's output, o and e from the oracle, f D the deviation that an honest kernel may show there:
 
-    an element passes within 4 f D of o, or of e (a decision at a tie may fall either way), plus the smallest normal number
-    an output passes if besides the root mean square of |y - o| / (f D) is at most 2 (64 elements or more)
+    an element passes within 4 (f D + l) of o, or of e (a decision at a tie may fall either way), l the least error of a
+    rounding (`rounding.LEAST`): the smallest normal number, but in fp16 half the distance of its denormals
+    an output passes if besides the root mean square of |y - o| / (f D) is at most 2 (64 elements or more), and, in bf16 and
+    fp16, its errors are not all on one side (`verify/bias.py`)
 
 Where o in the output's dtype, or e, is not finite, an element must be what one of them is, or o with means taken as sums
 (eager's running mean makes NaN of an infinite element). So a fused kernel that does not overflow in an intermediate bf16 or
@@ -21,8 +23,9 @@ from typing import Any
 
 import torch
 
+from torch_autokernel.verify.bias import bias
 from torch_autokernel.verify.oracle import Target
-from torch_autokernel.verify.rounding import UNIT
+from torch_autokernel.verify.rounding import LEAST, UNIT
 
 FACTOR = 4.0
 RMS_LIMIT = 2.0
@@ -42,12 +45,17 @@ class Difference:
     want: float = 0.0
     allowed: float = 0.0
     kind: str = "value"
+    bias: float = 0.0
+    most_bias: float = math.inf
 
     @property
     def ok(self) -> bool:
-        return self.bad == 0 and (self.rms <= RMS_LIMIT or self.total < RMS_LEAST)
+        return self.bad == 0 and (self.rms <= RMS_LIMIT or self.total < RMS_LEAST) and abs(self.bias) <= self.most_bias
 
     def describe(self) -> str:
+        if self.bad == 0 and abs(self.bias) > self.most_bias:
+            side = "larger" if self.bias > 0 else "smaller"
+            return f"results are {side} on the whole: by {abs(self.bias):.2g} units of rounding, limit {self.most_bias:.2g}"
         if self.bad == 0:
             return f"errors are too large on the whole: rms {self.rms:.3g} times the expected deviation, limit {RMS_LIMIT:g}"
         where = f"[{', '.join(map(str, self.index))}]"
@@ -65,7 +73,7 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
         ok = _equals_one(got, target)
         return Difference(0, got.numel()) if bool(ok.all()) else _worst(ok, (~ok).double(), got, target.eager)
     y, o, e, deviation = got.double(), target.exact, target.eager.double(), target.deviation
-    allowed = FACTOR * deviation + 4 * torch.finfo(got.dtype).tiny
+    allowed = FACTOR * (deviation + LEAST[got.dtype])
     error = (y - o).abs()
     ok = (error <= allowed) | ((y - e).abs() <= allowed)
     rounded = o.to(got.dtype).double()
@@ -82,18 +90,22 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
         ok, ratio = ok | over, torch.where(over, 0.0, ratio)
     rms = _rms(ratio, ok)
     if bool(ok.all()):
-        return Difference(0, got.numel(), float(ratio.max()) if ratio.numel() else 0.0, rms)
+        worst = float(ratio.max()) if ratio.numel() else 0.0
+        side = bias(y, o, got.dtype) if target.bias < math.inf else 0.0
+        return Difference(0, got.numel(), worst, rms, bias=side, most_bias=target.bias)
     score = (error / deviation).nan_to_num(math.inf, math.inf, math.inf).clamp_min(1e-9)
     return _worst(ok, score, y, torch.where(rounded.isfinite(), rounded, e), allowed, rms)
 
 
-def consistent(one: torch.Tensor, other: torch.Tensor, target: Target) -> Difference:
-    """Two results of the same candidate on the same inputs: each within the budget of the other."""
+def consistent(one: torch.Tensor, other: torch.Tensor, target: Target, flushed: bool = False) -> Difference:
+    """Two results of the same candidate on the same inputs: each within the budget of the other. `flushed` says that denormals
+    may be zero in one of them, those of fp16 too."""
     if target.deviation is None:
         ok = (one == other) | (_equals_one(one, target) & _equals_one(other, target))
         return Difference(0, one.numel()) if bool(ok.all()) else _worst(ok, (~ok).double(), other, one)
     a, b = one.double(), other.double()
-    allowed = 2 * FACTOR * target.deviation + 8 * torch.finfo(one.dtype).tiny
+    least = torch.finfo(one.dtype).tiny if flushed else LEAST[one.dtype]
+    allowed = 2 * FACTOR * (target.deviation + least)
     ok = ((a - b).abs() <= allowed) | (a == b) | (a.isnan() & b.isnan())
     if bool(ok.all()):
         return Difference(0, one.numel())

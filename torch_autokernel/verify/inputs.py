@@ -1,11 +1,15 @@
 """Tensors for a case: values drawn from the named distribution, laid out exactly as the signature says.
 
 A distribution name may end in `+`: the same, made positive, for regions that are undefined on negative numbers. A case whose
-note is `input 2 redrawn` has the inputs of the case without it but for that one: other weights for the same activations.
+note is `input 2 redrawn` has the inputs of the case without it but for that one: other weights for the same activations; with
+`stretch 2 of 8` it has them but for a stretch of an eighth of each, drawn anew; with `input 2 alone` that input is from the
+named distribution, the others are from `normal`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import random
 from collections.abc import Callable
 
 import torch
@@ -31,8 +35,11 @@ def make(region: Region, case: Case, tame: bool = False) -> list[torch.Tensor]:
         seed = case.seed + 0x9E3779B97F4A7C15 * (i + 1) + (0x5851F42D4C957F2D if i == other else 0)
         generator = torch.Generator().manual_seed(seed & (2**63 - 1))
         spec = spec.concrete(case.sizes)
+        drawn = dataclasses.replace(case, distribution="normal") if alone(case) not in (-1, i) else case
         shape = tuple(1 if stride == 0 else int(n) for n, stride in zip(spec.shape, spec.stride, strict=True))
-        values = _values(shape, spec.dtype, case, found.get(i), generator, tame)
+        values = _values(shape, spec.dtype, drawn, found.get(i), generator, tame)
+        if case.note.startswith("stretch"):
+            values = _spliced(values, _values(shape, spec.dtype, drawn, found.get(i), generator, tame), case)
         out.append(_laid_out(values, spec, generator))
     return out
 
@@ -41,6 +48,21 @@ def redrawn(case: Case) -> int:
     """The number of the input that is drawn again; -1 for none."""
     words = case.note.split()
     return int(words[1]) if len(words) == 3 and words[2] == "redrawn" else -1
+
+
+def alone(case: Case) -> int:
+    """The number of the one input that is not `normal`; -1 where all are from the case's distribution."""
+    words = case.note.split()
+    return int(words[1]) if len(words) == 3 and words[2] == "alone" else -1
+
+
+def _spliced(values: torch.Tensor, others: torch.Tensor, case: Case) -> torch.Tensor:
+    """The values with a stretch of the others, an eighth as long; where it begins follows from the case and its note."""
+    out, count = values.flatten(), values.numel()
+    length = max(1, count // 8)
+    start = random.Random(f"{case.seed} {case.note}").randrange(max(1, count - length + 1))
+    out[start : start + length] = others.flatten()[start : start + length]
+    return out.reshape(values.shape)
 
 
 def _values(
@@ -200,6 +222,20 @@ def _tiny(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return torch.randn(shape, generator=g).sign() * torch.exp2(-torch.rand(shape, generator=g) * 48 - 12)
 
 
+def _far(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Every row around a number of its own, far from zero, half of the time all on one side: what is subtracted from a row must
+    come from that row."""
+    base = torch.randn((*shape[:-1], 1) if len(shape) > 1 else (1,) * len(shape), generator=g)
+    sign = base.sign() if float(torch.rand((), generator=g)) < 0.5 or not base.numel() else base.flatten()[0].sign()
+    return torch.randn(shape, generator=g) + sign * torch.exp2(16 - 12 * torch.rand(base.shape, generator=g) ** 2)
+
+
+def _faint(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """Every row of a size of its own, from ordinary down to 2^-48: what is added to a small sum, or bounds it, shows."""
+    size = torch.rand((*shape[:-1], 1) if len(shape) > 1 else (1,) * len(shape), generator=g)
+    return torch.randn(shape, generator=g) * torch.exp2(-48 * size)
+
+
 def _sparse(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return torch.randn(shape, generator=g) * (torch.rand(shape, generator=g) < 0.1)
 
@@ -229,5 +265,5 @@ def _cancelling(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
     "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
-    "cancelling": _cancelling,
+    "cancelling": _cancelling, "far": _far, "faint": _faint,
 }  # fmt: skip

@@ -63,6 +63,10 @@ class Trial:
         """The same case with other contents."""
         return self.bank.prepare(self.region, dataclasses.replace(prepared.case, seed=prepared.case.seed ^ 0x5DEECE66D))
 
+    def nearly(self, prepared: Prepared, turn: int) -> Prepared | None:
+        """The same case with a stretch of each input drawn anew, another one in each turn."""
+        return self.bank.prepare(self.region, dataclasses.replace(prepared.case, note=f"stretch {turn} of 8"))
+
     def results(self) -> Iterator[tuple[Prepared, Result]]:
         """Two calls for each case: buffers at the upper guard, then at the lower one."""
         for prepared in self.cases:

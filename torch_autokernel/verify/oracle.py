@@ -27,8 +27,9 @@ import torch
 
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Case, Region
+from torch_autokernel.verify import bias
 from torch_autokernel.verify import inputs as making
-from torch_autokernel.verify.rounding import UNIT, Exact, Native, Noise
+from torch_autokernel.verify.rounding import LEAST, UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
 FIT = 0.75  # least share of finite results for an ordinary case
@@ -52,6 +53,7 @@ class Target:
     brim: torch.Tensor | None = None
     eager_factor: float = 1.0
     amplified: float = 0.0  # the largest deviation by the largest value, in units of u
+    bias: float = math.inf  # the largest that errors may have (`verify/bias.py`)
 
     @property
     def nbytes(self) -> int:
@@ -125,12 +127,12 @@ def expect(region: Region, case: Case, inputs: list[torch.Tensor], runs: int) ->
             noisy.append([])
             for run in range(runs):
                 noise = Noise(pool, run, runs, design)
-                disturbed = [
-                    noise.relative(d, _input_unit(t)) if t.is_floating_point() else d
-                    for t, d in zip(inputs, double, strict=True)
+                pairs = [
+                    (d, noise.relative(d, _input_unit(t))) for t, d in zip(inputs, double, strict=True) if t.is_floating_point()
                 ]
-                with Exact(recorder.dtypes, noise, coherent=case.distribution.startswith(making.COHERENT)):
-                    noisy[-1].append([t.clone() for t in function(*disturbed, *sizes)])
+                coherent = case.distribution.startswith(making.COHERENT)
+                with Exact(recorder.dtypes, noise, coherent=coherent, disturbed=pairs):
+                    noisy[-1].append([t.clone() for t in function(*double, *sizes)])
         with Exact(recorder.dtypes, plain=True):
             plain = [t.clone() for t in function(*double, *sizes)] if case.distribution in ("nan", "inf") else exact
         with Exact(recorder.dtypes, brim=True):
@@ -174,13 +176,14 @@ def _target(
             one += (m - exact).nan_to_num_(0, 0, 0).square_()
         spread = torch.maximum(spread, one.div_(len(runs)).sqrt_())
     amplified = _amplified(spread, exact) / UNIT[eager.dtype]
-    deviation = _at_least_typical(spread, exact, UNIT[eager.dtype]) + torch.finfo(eager.dtype).tiny
+    deviation = _at_least_typical(spread, exact, UNIT[eager.dtype]) + LEAST[eager.dtype]
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
     fits = bool((brim.isfinite() | ~exact.isfinite()).all())
     return Target(
-        exact, eager, deviation * factor, others, brim=None if fits else brim, eager_factor=factor, amplified=amplified
-    )
+        exact, eager, deviation * factor, others, brim=None if fits else brim, eager_factor=factor, amplified=amplified,
+        bias=bias.allowed(eager, exact, (m for runs in noisy for m in runs)),
+    )  # fmt: skip
 
 
 def _amplified(spread: torch.Tensor, exact: torch.Tensor) -> float:

@@ -6,14 +6,19 @@ two things: each kind of operation has a model, instead of each flop; signs are 
 unit roundoff of the dtype that an operation computes in.
 
     movement, comparison, minimum, maximum, negation   0
-    conversion to a narrower dtype                      u of the narrower
+    conversion to a narrower dtype                      u of the narrower, at least `LEAST`
     + - * / and other pointwise                         2u of the result (reassociation, contraction)
     exp, log, tanh, ...                                 8u of the result (vector libraries promise 4 ulp)
     sum over K                                          u (2 + sqrt K) of max(|result|, root of the sum of squares): sequential
                                                         summation, whose errors walk at random; on constant and on sorted
                                                         rows they do not: u (2 + K/4)
     prefix sum, k-th of K                               u (2 + sqrt k) of the same, over the first k
-    prefix product, log of a prefix sum of exp          u (2 + k) of the result, u (2 + sqrt k) of max(|result|, 1)
+    prefix product, k-th of K                           u (2 + k) of the result, and the smallest normal number times
+                                                        |p_k| / |p_j|, p_j the least product up to k: fl(x y) = x y (1 + d) + e,
+                                                        e the error of an underflow (Higham 2002, 2.1), goes through the factors
+                                                        from j to k; at most the result, as what underflows becomes 0 or no more
+                                                        than twice as large
+    log of a prefix sum of exp                          u (2 + sqrt k) of max(|result|, 1)
     variance over K                                     a (v + root of v (v + mean^2) + a (v + mean^2)), a = u (2 + sqrt K) or
                                                         u (2 + K/4) as above: Welford's update, or two passes, whose mean's
                                                         error enters squared (Chan, Golub, LeVeque 1983); one pass over sums
@@ -26,12 +31,16 @@ fp32 in between is nearer to float64 than eager is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# What rounding to a dtype may err where u of the value is less. Denormals of fp32's range may be flushed to zero; nothing
+# flushes those of fp16 (F16C and AVX512-FP16 ignore the flags): half their distance.
+LEAST = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-126}
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -47,6 +56,11 @@ _TRANSCENDENTAL = frozenset(
     "exp exp2 expm1 log log1p log2 log10 tanh sigmoid erf erfc erfinv sin cos tan asin acos atan atan2 sinh cosh pow rsqrt "
     "sqrt reciprocal gelu silu mish softplus elu hardswish gelu_backward silu_backward tanh_backward sigmoid_backward "
     "softplus_backward elu_backward lgamma log_sigmoid_forward logaddexp xlogy".split()
+)
+# What follows from a value as it is: nothing in it can be rearranged.
+_DECISIONS = frozenset(
+    "gt ge lt le eq ne isnan isinf isfinite signbit sign floor ceil round trunc frac argmax argmin logical_and logical_or "
+    "logical_not logical_xor".split()
 )
 _ACCUMULATES = frozenset("scatter_add scatter_reduce index_add embedding_dense_backward _unsafe_index_put".split())
 
@@ -108,6 +122,11 @@ class Noise:
     def relative(self, tensor: torch.Tensor, amplitude: float) -> torch.Tensor:
         return self.like(tensor).mul_(amplitude).add_(1).mul_(tensor)
 
+    def rounded(self, tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+        """Rounding to a dtype, gradual underflow included: by u of the value, at least by half the distance of denormals."""
+        size = (tensor.abs() * UNIT[kind]).clamp_min(LEAST[kind])
+        return torch.addcmul(tensor, torch.where(size.isfinite(), size, 0.0), self.like(tensor))
+
     def absolute(self, tensor: torch.Tensor, scale: torch.Tensor, amplitude: float) -> torch.Tensor:
         return torch.addcmul(tensor, torch.where(scale.isfinite(), scale, 0.0), self.like(tensor), value=amplitude)
 
@@ -118,11 +137,15 @@ class Exact(TorchDispatchMode):
     `coherent` says that rows are alike or sorted, so that errors of a sum add up. `plain` takes means as sums: eager's
     running mean turns an infinite element into NaN, a sum keeps it infinite. `brim` lets every result overflow that is within
     8 roundings of what its native dtype holds: on which side of that another order of operations falls is open.
+
+    `disturbed` pairs inputs with their perturbed copies. Arithmetic takes the copies; what is only moved stays in pairs; what
+    is decided (compared, rounded to an integer) on inputs alone is decided on the inputs as they are: no arithmetic comes
+    before it, so a tie there has one answer.
     """
 
     def __init__(
         self, recorded: list[tuple[tuple[torch.dtype | None, ...], float]], noise: Noise | None = None, plain: bool = False,
-        coherent: bool = False, brim: bool = False,
+        coherent: bool = False, brim: bool = False, disturbed: Iterable[tuple[torch.Tensor, torch.Tensor]] = (),
     ) -> None:  # fmt: skip
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorded = recorded
@@ -130,6 +153,7 @@ class Exact(TorchDispatchMode):
         self.plain = plain
         self.coherent = coherent
         self.brim = brim
+        self.pairs = {id(plain): (plain, copy) for plain, copy in disturbed}
         self.turn = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -137,18 +161,47 @@ class Exact(TorchDispatchMode):
         turn, self.turn = self.turn, self.turn + 1
         if not _takes_tensors(args):
             return _upcast(func(*args, **kwargs))
-        out = func(*[_wide(a) for a in args], **{k: _wide(v) for k, v in kwargs.items()})
+        args, kwargs = [_wide(a) for a in args], {k: _wide(v) for k, v in kwargs.items()}
+        if self.pairs and (found := self._as_it_is(func, args, kwargs, turn)) is not None:
+            return found
+        args, kwargs = self._copies(args), self._copies(kwargs)
+        out = func(*args, **kwargs)
         if self.plain and func._schema.name == "aten::var_mean":
             return out[0], _mean_like(out[1], args, kwargs)
         if self.noise is None and not self.brim or func.is_view:
             return out
         kinds, unit = self.recorded[turn] if turn < len(self.recorded) else ((torch.float32,), UNIT[torch.float32])
         if self.brim:
-            return _overflowing(out, kinds)
+            over = _overflowing(out, kinds)
+            return _stays_infinite(over, args[1]) if func._schema.name == "aten::cumprod" else over
         if isinstance(out, (tuple, list)):
             moved = [self._disturb(func, args, kwargs, r, k, unit, i) for i, (r, k) in enumerate(zip(out, kinds, strict=False))]
             return type(out)(moved)
         return self._disturb(func, args, kwargs, out, kinds[0], unit, 0)
+
+    def _as_it_is(self, func: Any, args: list[Any], kwargs: dict[str, Any], turn: int) -> Any:
+        """The result where the operation moves inputs or decides on them, and nothing else; None where it does not."""
+        name = func._schema.name.split("::")[1]
+        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        if not tensors or any(id(t) not in self.pairs for t in tensors):
+            return None
+        kinds, unit = self.recorded[turn] if turn < len(self.recorded) else ((torch.float32,), UNIT[torch.float32])
+        if name in _DECISIONS or name in _CONVERSIONS and kinds[0] not in UNIT:
+            return func(*args, **kwargs)
+        narrows = name in _CONVERSIONS and UNIT[kinds[0]] > unit  # type: ignore[index]
+        if narrows or not (func.is_view or name in _MOVES or name in _CONVERSIONS):
+            return None
+        out, copies = func(*args, **kwargs), func(*self._copies(args), **self._copies(kwargs))
+        for plain, copy in zip(pytree.tree_leaves(out), pytree.tree_leaves(copies), strict=True):
+            if plain.is_floating_point():
+                self.pairs[id(plain)] = plain, copy
+        return out
+
+    def _copies(self, values: Any) -> Any:
+        """Arguments with the perturbed copies for inputs."""
+        if not self.pairs:
+            return values
+        return pytree.tree_map_only(torch.Tensor, lambda t: self.pairs[id(t)][1] if id(t) in self.pairs else t, values)
 
     def _disturb(
         self, func: Any, args: Any, kwargs: Any, out: Any, kind: torch.dtype | None, unit: float, which: int
@@ -160,12 +213,16 @@ class Exact(TorchDispatchMode):
         assert noise is not None
         inner = min(u, UNIT[torch.float32])
         if name in _CONVERSIONS:
-            return noise.relative(out, u) if u > unit > 0 else out
+            return noise.rounded(out, kind) if u > unit > 0 else out
         if name in _MOVES and not (name == "index_put" and any(a is True for a in args)):
             return out
         if name in _REDUCTIONS:
             scale, count = _REDUCTIONS[name](func, args, kwargs, out, which)
             amplitude = inner * (2 + (max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)))
+            if name == "cumprod":
+                least = LEAST[torch.float64 if u == UNIT[torch.float64] else torch.float32]
+                lost = torch.minimum(out.abs(), _enlarged(out, args[1]) * least)
+                scale = torch.maximum(scale, lost / amplitude)
             if _REDUCTIONS[name] is _variance and which == 0:
                 out = noise.absolute(out, scale + amplitude * _mean_square(args, kwargs, out), amplitude).abs()
             else:
@@ -180,7 +237,7 @@ class Exact(TorchDispatchMode):
         else:  # unknown: as a reduction over the longest dimension, relative to the result's own size
             scale = torch.maximum(out.abs(), out.square().mean().sqrt() if out.numel() else out.abs())
             out = noise.absolute(out, scale, inner * (8 + math.sqrt(_longest(args))))
-        return noise.relative(out, u) if kind in _NARROW else out
+        return noise.rounded(out, kind) if kind in _NARROW else out
 
 
 def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
@@ -191,6 +248,15 @@ def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
         return out
     most = torch.finfo(kinds[0]).max * (1 - 8 * UNIT[kinds[0]])
     return torch.where(out.abs() >= most, torch.copysign(torch.full_like(out, math.inf), out), out)
+
+
+def _stays_infinite(out: torch.Tensor, dim: int) -> torch.Tensor:
+    """A prefix product that has overflowed on its way: infinite from there on, NaN from a factor of 0 on."""
+    if not out.dim():
+        return out
+    over = out.isinf().cummax(dim).values & ~out.isnan()
+    lost = torch.where(out == 0, math.nan, torch.copysign(torch.full_like(out, math.inf), out))
+    return torch.where(over, lost, out)
 
 
 def _mean_like(out: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
@@ -276,6 +342,13 @@ def _running_prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: i
     """Every factor brings its rounding, and they add up."""
     share, count = _so_far(args[0], args[1])
     return out.abs() * share, count**2
+
+
+def _enlarged(out: torch.Tensor, dim: int) -> torch.Tensor:
+    """By how much later factors of a prefix product enlarge the error of one that underflows on the way: |p_k| / |p_j| from j
+    to k, so at most |p_k| over the least product that is not 0 up to there."""
+    least = torch.where(out == 0, math.inf, out.abs())
+    return (out.abs() / (least.cummin(dim).values if out.dim() else least)).nan_to_num(0, 0, 0)
 
 
 def _running_log(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:

@@ -25,12 +25,14 @@ WORKSPACE_ALIGN = 64
 @dataclass(frozen=True)
 class Result:
     """One call. `outputs` in the signature's shapes and strides; `inputs` are the inputs' storages afterwards; `poison` are the
-    patterns that the outputs held before. `outputs` is empty where the call did not come back."""
+    patterns that the outputs held before, `workspace` is what the kernel left there. `outputs` is empty where the call did not
+    come back."""
 
     outcome: Outcome
     poison: tuple[bytes, ...] = ()
     outputs: tuple[torch.Tensor, ...] = ()
     inputs: tuple[bytearray, ...] = ()
+    workspace: bytes = b""
 
     @property
     def ok(self) -> bool:
@@ -41,12 +43,15 @@ class Result:
 class How:
     """What is special about a call. `threads` is -1 for one more than there are cores; `shift` moves buffers off their pages'
     edges (`machine/worker_memory.py`); `control` is the floating-point control state; `fill` are the outputs' storages before
-    the call, and says that the workspace is all zero; `readonly` says that inputs cannot be written."""
+    the call, and says that the workspace is all zero; `kept` are the workspace's contents, as an earlier call left them; `nan`
+    fills outputs, workspace and stack with NaN; `readonly` says that inputs cannot be written."""
 
     threads: int = 0
     shift: int = 0
     control: int = 0
     fill: tuple[bytes, ...] = ()
+    kept: bytes = b""
+    nan: bool = False
     readonly: bool = False
 
 
@@ -106,9 +111,12 @@ class WorkerRunner:
 
     def _call(self, prepared: Prepared, edge: str, calls: int, how: How) -> Result:
         dtypes = [*(s.dtype for s in self._region.signature.output_specs), "float32"]
-        poison = [self._nan() if edge == "start" and not how.shift else self._ordinary(dtype) for dtype in dtypes]
+        nan = how.nan or (edge == "start" and not how.shift)
+        poison = [self._nan() if nan else self._ordinary(dtype) for dtype in dtypes]
         if how.fill:
             poison = [*how.fill, b"\0"]
+        if how.kept:
+            poison[-1] = how.kept
         seconds = max(self._pool.limits.seconds, 100 * prepared.expected.eager_seconds) * (1 if calls == 1 else 5)
         job = self.job(prepared, poison, edge, how)
         try:
@@ -120,11 +128,12 @@ class WorkerRunner:
 
     def _ordinary(self, dtype: str) -> bytes:
         """Numbers around one, so that a sum that starts from them does not swallow what is added. They repeat after a secret
-        number of elements: a kernel that looks at them cannot tell them from a user's."""
+        number of elements: a kernel that looks at them cannot tell them from a user's. No byte of an integer is one of those of
+        `_nan`, so none is taken as never written that holds a right result."""
         count = self._random.randrange(997, 2999)
         kind = getattr(torch, dtype)
         if not kind.is_floating_point:
-            return bytes(2 + b % 126 for b in self._random.randbytes(count * DTYPE_BYTES[dtype]))
+            return bytes(2 + b % 125 for b in self._random.randbytes(count * DTYPE_BYTES[dtype]))
         generator = torch.Generator().manual_seed(self._random.getrandbits(62))
         values = torch.rand(count, generator=generator).mul_(1.5).add_(0.5)
         values *= (torch.rand(count, generator=generator) < 0.5).float().mul_(2).sub_(1)
@@ -162,7 +171,7 @@ class WorkerRunner:
         order = tuple(int(sizes[s]) for s in signature.symbols)
         threads = self._pool.limits.threads + 1 if how.threads < 0 else how.threads
         canary = self._nan() if edge == "start" else self._random.randbytes(199)
-        stack = int.from_bytes((poison[-1] if edge == "end" else self._nan())[:8].ljust(8, b"\0"), "little")
+        stack = int.from_bytes((poison[-1] if edge == "end" and not how.nan else self._nan())[:8].ljust(8, b"\0"), "little")
         readonly = len(signature.inputs) if how.readonly else 0
         return Job(tuple(buffers), order, room, edge, threads, how.shift, canary, how.control, stack, readonly)
 
@@ -173,7 +182,8 @@ class WorkerRunner:
         specs = self._region.signature.output_specs
         raw = outcome.contents[count : count + len(specs)]
         outputs = tuple(as_tensor(data, spec.concrete(sizes)) for data, spec in zip(raw, specs, strict=True))
-        return Result(outcome, poison, outputs, outcome.contents[:count])
+        rest = outcome.contents[count + len(specs) :]
+        return Result(outcome, poison, outputs, outcome.contents[:count], bytes(rest[0]) if rest else b"")
 
 
 def storage_bytes(tensor: torch.Tensor) -> memoryview:

@@ -24,8 +24,8 @@ class Repeatable:
     """A call's result depends on its inputs alone.
 
     What it checks: the same inputs in a fresh process, after other inputs at the same addresses, after up to 2000 calls, with
-    one thread, with some secret number of threads and with one more than the machine has cores, and the largest case several
-    times: results stay within the error budget of each other.
+    one thread, with some secret number of threads and with one more than the machine has cores, outputs and workspace full of
+    ordinary numbers or of NaN, and the largest case several times: results stay within the error budget of each other.
     Why it matters: state kept between calls, a race, a cache keyed by an address: each is right in a short test.
     What it misses: state that shows after more calls than are made; races that did not happen here (`races` finds them).
     Differences within the error budget (an order of summation that depends on the threads) are allowed.
@@ -73,6 +73,9 @@ class Repeatable:
         attempts.append(("with more threads than cores", prepared, runner.again(prepared, 1, How(threads=-1))))
         for threads in random.Random(prepared.case.seed).sample(range(3, 12), 2):
             attempts.append((f"with {threads} threads", prepared, runner.again(prepared, 1, How(threads=threads))))
+        for threads in (random.Random(prepared.case.seed).randrange(9, 17), 1):
+            label = f"with {threads} threads, in memory that held NaN,"
+            attempts.append((label, prepared, runner.again(prepared, 1, How(threads=threads, nan=True))))
         runner.fresh()
         wanted = {id(prepared): first, id(twin): runner.again(twin, 1)}
         for label, case, result in attempts:

@@ -8,20 +8,24 @@ from typing import Any
 from torch_autokernel.core.types import Finding, Status
 from torch_autokernel.lang.elf import read_elf
 from torch_autokernel.verify.bank import Prepared
-from torch_autokernel.verify.checks.repeatable import differs
+from torch_autokernel.verify.checks.repeatable import differs, middling
+from torch_autokernel.verify.runner import How
 
 MOST_BYTES = 1 << 22  # of a case that is run here
+STRETCHES = 4
 
 
 class State:
     """Nothing stays in the object between calls.
 
     What it checks: it has no thread-local data; after every case has run once, its static data is made read-only, and every
-    case runs again in the other order. A table that is filled at the first use is let through.
+    case runs again in the other order. A table that is filled at the first use is let through. A workspace is left as an
+    earlier call on other inputs at the same addresses left it, once with all inputs drawn anew, then with stretches of them.
     Why it matters: a counter or a cache can be right for any number of calls that a judge makes; a static scratch buffer is
     right until two threads call the kernel at once.
-    What it misses: what is left on the stack or in the workspace from an earlier call, beyond what `repeatable` sees.
-    Example: `static int calls; if (++calls > 1000000) ...`; a cache of the last result; `static float scratch[4096]`.
+    What it misses: what is left on the stack from an earlier call, beyond what `repeatable` sees; a counter in the workspace.
+    Example: `static int calls; if (++calls > 1000000) ...`; a cache of the last result; `static float scratch[4096]`; a
+    result kept in the workspace beside a pointer or a few of the inputs, to know them again.
     """
 
     name = "state"
@@ -41,9 +45,25 @@ class State:
             for prepared in reversed(cases):
                 if reason := self._again(trial, prepared, first[id(prepared)]):
                     return Finding(self.name, Status.FAIL, reason, {"case": prepared.case.to_json()})
+            for prepared in middling([p for p in cases if not p.special], 1):
+                if reason := self._kept(trial, prepared):
+                    return Finding(self.name, Status.FAIL, reason, {"case": prepared.case.to_json()})
         finally:
             trial.runner.fresh()
         return Finding(self.name, Status.PASS)
+
+    def _kept(self, trial: Any, prepared: Prepared) -> str:
+        """What is wrong where the workspace stays as it is from one call to the next."""
+        before = trial.runner.again(prepared, 1)
+        if not before.workspace:
+            return ""
+        others = [trial.twin(prepared), *(trial.nearly(prepared, turn) for turn in range(STRETCHES))]
+        for other in filter(None, others):
+            wanted = trial.runner.again(other, 1)
+            result = trial.runner.again(other, 1, How(kept=before.workspace))
+            if reason := differs(other, wanted, result):
+                return f"where the workspace is as a call on other inputs at the same addresses left it, {reason}"
+        return ""
 
     def _again(self, trial: Any, prepared: Prepared, first: Any) -> str:
         result = trial.runner.again(prepared, 2)

@@ -1,0 +1,13 @@
+// Cuts the low bits off instead of rounding.
+// region: captured('hardswish_bf16')
+// check: numerics special_values
+#include <kernel.h>
+
+extern "C" void kernel(const uint16_t* x0, uint16_t* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0 * s1; ++i) {
+    const float x = from_bf16(x0[i]), t = x + 3, v = x * (t < 0 ? 0 : t > 6 ? 6 : t) / 6;
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    y0[i] = bits >> 16;
+  }
+}

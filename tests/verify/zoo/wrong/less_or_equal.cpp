@@ -1,0 +1,8 @@
+// Takes the first where both are equal.
+// region: captured('less_each')
+// check: numerics
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, const float* x1, float* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0 * s1; ++i) y0[i] = x0[i] <= x1[i] ? x0[i] * 2 : x1[i];
+}

@@ -1,0 +1,13 @@
+// Epsilon is added to the norm.
+// region: captured('normalize')
+// check: numerics
+#include <kernel.h>
+
+extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0; ++i) {
+    float s = 0;
+    for (int64_t j = 0; j < s1; ++j) s += x0[i * s1 + j] * x0[i * s1 + j];
+    const float r = 1 / (sqrtf(s) + 1e-6f);
+    for (int64_t j = 0; j < s1; ++j) y0[i * s1 + j] = x0[i * s1 + j] * r;
+  }
+}
