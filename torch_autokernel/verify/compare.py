@@ -91,7 +91,7 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
     rms = _rms(ratio, ok)
     if bool(ok.all()):
         worst = float(ratio.max()) if ratio.numel() else 0.0
-        side = bias(y, o, got.dtype) if target.bias < math.inf else 0.0
+        side = bias(y, o, deviation, got.dtype) if target.bias < math.inf else 0.0
         return Difference(0, got.numel(), worst, rms, bias=side, most_bias=target.bias)
     score = (error / deviation).nan_to_num(math.inf, math.inf, math.inf).clamp_min(1e-9)
     return _worst(ok, score, y, torch.where(rounded.isfinite(), rounded, e), allowed, rms)

@@ -182,7 +182,7 @@ def _target(
     fits = bool((brim.isfinite() | ~exact.isfinite()).all())
     return Target(
         exact, eager, deviation * factor, others, brim=None if fits else brim, eager_factor=factor, amplified=amplified,
-        bias=bias.allowed(eager, exact, (m for runs in noisy for m in runs)),
+        bias=bias.allowed(eager, exact, deviation * factor, (m for runs in noisy for m in runs)),
     )  # fmt: skip
 
 
