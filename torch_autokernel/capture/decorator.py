@@ -74,7 +74,9 @@ class Accelerated:
         if ident is None or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
             return None
         resolved = config.resolve(self.options)
-        plan = None if resolved.disable else direct.make_plan(self.original, args, self.module, resolved)
+        plan = None if resolved.disable else direct.make_plan(
+            self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
+        )
         if isinstance(plan, direct.Plan):
             self.plans[key] = plan
             return plan

@@ -37,10 +37,11 @@ class Constant:
 
 
 def trace(
-    function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None
+    function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None, *, decomposed: bool = True
 ) -> tuple[fx.GraphModule, pytree.TreeSpec, list[str]]:
     """The ATen graph of one call on fake copies of `args`: tensors of `args` are the first placeholders, then the parameters
-    and buffers of `module` by name. Raises CaptureError where the call cannot be traced."""
+    and buffers of `module` by name; in Inductor's decompositions, or in the operations that eager runs. Raises CaptureError
+    where the call cannot be traced."""
     from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -68,7 +69,8 @@ def trace(
     try:
         fakes = [mode.from_tensor(t.detach(), static_shapes=True) for t in (*leaves, *named.values())]
         with torch.no_grad(), mode, tracing_alone():
-            graph = make_fx(torch.func.functionalize(flat), decomposition_table=select_decomp_table())(*fakes)
+            table = select_decomp_table() if decomposed else {}
+            graph = make_fx(torch.func.functionalize(flat), decomposition_table=table)(*fakes)
     except CaptureError:
         raise
     except Exception as error:  # whatever a user's function does under tracing is a reason not to capture it

@@ -88,8 +88,11 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     for symbol in sizes.shape_symbols[:8] if pools is _LOOP_POOLS else ():
         # Where the same steps on ordinary numbers are chaos, and cut short for it, small weights still forget.
         yield sizes.draw(ragged, {symbol: rng.choice(long)}), "small", f"long {symbol}"
+        yield sizes.draw(ragged, {symbol: rng.choice(long)}), "weights", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _POOLS else ():
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
+    if pools is _LOOP_POOLS:
+        yield primary, "weights", "primary"
     if pools is _POOLS:
         yield primary, "shifted", "primary"
         yield primary, "wide", "primary"

@@ -226,8 +226,13 @@ def _cancelling(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return values
 
 
+def _weights(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """As layers are initialised: a product with a matrix of these is about as large as what it is multiplied with."""
+    return torch.randn(shape, generator=g) * _uniform(0.5, 0.9, g) / max(1, shape[-1] if shape else 1) ** 0.5
+
+
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
     "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
-    "cancelling": _cancelling,
+    "cancelling": _cancelling, "weights": _weights,
 }  # fmt: skip
