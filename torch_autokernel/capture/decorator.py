@@ -19,8 +19,9 @@ import torch
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.backend import autokernel as backend
+from torch_autokernel.capture.backend import warn_once
 from torch_autokernel.core.config import check_keys, config
-from torch_autokernel.core.errors import UsageError
+from torch_autokernel.core.errors import CaptureError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ class Accelerated:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.patience and not self.plans:
             self.patience -= 1
-            return self._plain(*args, **kwargs) if traces_here() else self.compiled(*args, **kwargs)
+            return self._plain(*args, **kwargs) if traces_here() else self._otherwise(*args, **kwargs)
         if not kwargs and direct.plain_world():
             if direct.records(args):
                 self.patience = _PATIENCE
-                return self.compiled(*args)
+                return self._otherwise(*args)
             key = direct.shapes(args)
             plan = self.plans.get(key)
             if plan is not None and (result := plan(args)) is not direct.MISS:
@@ -59,7 +60,7 @@ class Accelerated:
                 return result
         elif traces_here():  # a decorated function within another one that is being traced is just its text
             return self._plain(*args, **kwargs)
-        return self.compiled(*args, **kwargs)
+        return self._otherwise(*args, **kwargs)
 
     @property
     def _plain(self) -> Callable[..., Any]:
@@ -95,6 +96,18 @@ class Accelerated:
             self._compiled = torch.compile(target, backend=backend, options=self.options or None)
         return self._compiled
 
+    def _otherwise(self, *args: Any, **kwargs: Any) -> Any:
+        """The call where no kernel takes it. What the compiler behind us cannot do, the plain function can."""
+        try:
+            return self.compiled(*args, **kwargs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            if config.resolve(self.options).strict:
+                raise
+            name, reason = getattr(self.original, "__qualname__", self.original), str(error).partition("\n")[0]
+            warn_once(CaptureError(f"{name} runs as it is, for torch cannot compile it: {reason}"))
+            self._compiled = self._plain
+            return self._plain(*args, **kwargs)
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else _bound(self, instance)
 
@@ -129,7 +142,7 @@ class _Method:
         self.method = method
 
     def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.method.compiled(instance, *args, **kwargs)
+        return self.method._otherwise(instance, *args, **kwargs)
 
 
 def autokernel(target: Any = None, /, **options: Any) -> Any:

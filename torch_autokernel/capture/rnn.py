@@ -17,46 +17,39 @@ from torch.overrides import TorchFunctionMode
 from torch_autokernel.core.errors import CaptureError
 
 Tensor = torch.Tensor
-Cell = Callable[[tuple[Tensor, ...], Tensor], tuple[tuple[Tensor, ...], Tensor]]
+Cell = Callable[..., list[Tensor]]  # states, this step's input, weights -> next states, this step's result
 
 
-def _lstm(w: Tensor, b: Tensor | None, projection: Tensor | None) -> Cell:
-    def cell(state: tuple[Tensor, ...], xw: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        h, c = state
-        i, f, z, o = (xw + F.linear(h, w, b)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * z.tanh()
-        h = o.sigmoid() * c.tanh()
-        if projection is not None:
-            h = F.linear(h, projection)
-        return (h, c), h.clone()
-
-    return cell
+def _lstm(h: Tensor, c: Tensor, xw: Tensor, w: Tensor, *rest: Tensor) -> list[Tensor]:
+    """`rest`: the bias, the projection, or both."""
+    b = rest[0] if rest and rest[0].dim() == 1 else None
+    i, f, z, o = (xw + F.linear(h, w, b)).chunk(4, 1)
+    c = f.sigmoid() * c + i.sigmoid() * z.tanh()
+    h = o.sigmoid() * c.tanh()
+    if rest and rest[-1].dim() == 2:
+        h = F.linear(h, rest[-1])
+    return [h, c, h.clone()]
 
 
-def _gru(w: Tensor, b: Tensor | None, _projection: Tensor | None) -> Cell:
-    def cell(state: tuple[Tensor, ...], xw: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        (h,) = state
-        x, g = xw.chunk(3, 1), F.linear(h, w, b).chunk(3, 1)
-        r, z = (x[0] + g[0]).sigmoid(), (x[1] + g[1]).sigmoid()
-        n = (x[2] + r * g[2]).tanh()
-        h = (h - n) * z + n
-        return (h,), h.clone()
-
-    return cell
+def _gru(h: Tensor, xw: Tensor, w: Tensor, *b: Tensor) -> list[Tensor]:
+    x, g = xw.chunk(3, 1), F.linear(h, w, *b).chunk(3, 1)
+    r, z = (x[0] + g[0]).sigmoid(), (x[1] + g[1]).sigmoid()
+    n = (x[2] + r * g[2]).tanh()
+    h = (h - n) * z + n
+    return [h, h.clone()]
 
 
-def _elman(function: Callable[[Tensor], Tensor]) -> Callable[..., Cell]:
-    def made(w: Tensor, b: Tensor | None, _projection: Tensor | None) -> Cell:
-        def cell(state: tuple[Tensor, ...], xw: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            h = function(xw + F.linear(state[0], w, b))
-            return (h,), h.clone()
-
-        return cell
-
-    return made
+def _tanh(h: Tensor, xw: Tensor, w: Tensor, *b: Tensor) -> list[Tensor]:
+    h = torch.tanh(xw + F.linear(h, w, *b))
+    return [h, h.clone()]
 
 
-_KINDS = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _elman(torch.tanh), "rnn_relu": _elman(torch.relu)}
+def _relu(h: Tensor, xw: Tensor, w: Tensor, *b: Tensor) -> list[Tensor]:
+    h = torch.relu(xw + F.linear(h, w, *b))
+    return [h, h.clone()]
+
+
+_KINDS: dict[str, Cell] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
 FUNCTIONS = {getattr(torch, name): name for name in _KINDS}
 
 
@@ -100,11 +93,10 @@ def _one(
     name: str, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool, back: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One direction of one layer over x [T, B, I]: its results [T, B, H], and its states after the last step."""
-    from torch._higher_order_ops import scan  # imported here: a warm direct call never needs dynamo
+    from torch._higher_order_ops.scan import scan_op  # imported here: a warm direct call never needs it
 
     w_ih, w_hh, *rest = params
-    b_ih, b_hh = rest[:2] if has_biases else (None, None)
-    projection = rest[-1] if len(rest) % 2 else None
-    cell = _KINDS[name](w_hh, b_hh, projection)
-    last, y = scan(cell, tuple(s.contiguous() for s in states), F.linear(x, w_ih, b_ih), reverse=back)
-    return y, last
+    xw = F.linear(x, w_ih, rest.pop(0) if has_biases else None)
+    given = [s.contiguous() for s in states]
+    *last, y = scan_op(_KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
+    return y.flip(0) if back else y, tuple(last)

@@ -88,7 +88,7 @@ class _Writer:
 
     # ---- what is read and what is wanted ----
     def _results(self) -> list[tuple[list[fx.Node], int, bool]]:
-        """For each result that is read: the nodes that stand for it, its number among the body's, and whether it is reversed."""
+        """For each result that is read: the nodes that stand for it, its number among the body's, whether it is reversed."""
         out = []
         for get in self.node.users:
             k = get.args[1]
@@ -144,7 +144,7 @@ class _Writer:
         known = {self.places[k]: self._outside(self.rest[k - b]) for k in invariant}
         outside, local, body = self._write_body(live, carried, sequences, known)
         nexts = tuple(local[self.made[i]] for i in carried)
-        outs = tuple(("last", local[self.made[k]], 0, False) if k < a else ("all", local[self.made[k]], 0, back) for _n, k, back in results)
+        outs = tuple(("last" if k < a else "all", local[self.made[k]], 0, back) for _n, k, back in results)
         self.ops.append(Op(ops.LOOP, (_said(T), first, indexed, outside, body, nexts, outs)))
         return self._region(specs, results)
 
@@ -184,7 +184,8 @@ class _Writer:
             if n.op != "call_function":
                 raise CaptureError("a scan's body reads a tensor that is not an argument")
             name = ops.name_of(n.target)
-            if n.all_input_nodes and all(m in known for m in n.all_input_nodes) and name not in ops.IN_LOOPS and name != ops.GETITEM:
+            same = n.all_input_nodes and all(m in known for m in n.all_input_nodes)
+            if same and name not in ops.IN_LOOPS and name != ops.GETITEM:
                 known[n] = known[n.args[0]] if name == "aten.clone.default" else self._put(_op(n, known, False))
         read = [n for n in known if any(u in live and u not in known for u in n.users) or n in self.made]
         local = {self.places[k]: i for i, k in enumerate((*carried, *sequences))}
@@ -230,7 +231,8 @@ class _Writer:
             return TensorSpec((T, *shape[1:]), name, tuple(map(int, dense)), "cpu", DTYPE_BYTES[name])
         if any(s == 0 and n != 1 for n, s in zip(shape, stride, strict=True)):
             raise CaptureError("a scan's state whose elements share memory")
-        return TensorSpec(shape, name, tuple(0 if n == 1 else s for n, s in zip(shape, stride, strict=True)), "cpu", DTYPE_BYTES[name])
+        stride = tuple(0 if n == 1 else s for n, s in zip(shape, stride, strict=True))
+        return TensorSpec(shape, name, stride, "cpu", DTYPE_BYTES[name])
 
 
 def _flipped(node: fx.Node) -> fx.Node | None:

@@ -6,6 +6,7 @@ note is `input 2 redrawn` has the inputs of the case without it but for that one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -228,7 +229,8 @@ def _cancelling(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 
 def _weights(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     """As layers are initialised: a product with a matrix of these is about as large as what it is multiplied with."""
-    return torch.randn(shape, generator=g) * _uniform(0.5, 0.9, g) / max(1, shape[-1] if shape else 1) ** 0.5
+    columns = shape[-1] if shape else 1
+    return torch.randn(shape, generator=g) * (_uniform(0.5, 0.9, g) / math.sqrt(max(1, columns)))
 
 
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
