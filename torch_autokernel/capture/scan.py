@@ -50,8 +50,8 @@ def capture_scan(node: fx.Node, body: fx.GraphModule) -> Scan:
     return _Writer(node, body).scan()
 
 
-def decomposed(body: fx.GraphModule, values: Sequence[torch.Tensor]) -> fx.GraphModule:
-    """The body on values like these, in the operations that regions are made of."""
+def decomposed(body: fx.GraphModule, values: Sequence[Any]) -> fx.GraphModule:
+    """The body over tensors like these, in the operations that regions are made of; numbers become constants."""
     from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -63,8 +63,13 @@ def decomposed(body: fx.GraphModule, values: Sequence[torch.Tensor]) -> fx.Graph
     body.recompile()
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     with torch.no_grad(), mode, tracing_alone():
-        fakes = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype) for v in values]
-        made = make_fx(torch.func.functionalize(body), decomposition_table=select_decomp_table())(*fakes)
+        fakes = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype) for v in values if isinstance(v, torch.Tensor)]
+
+        def on_tensors(*tensors: torch.Tensor) -> Any:
+            rest = iter(tensors)
+            return body(*(next(rest) if isinstance(v, torch.Tensor) else v for v in values))
+
+        made = make_fx(torch.func.functionalize(on_tensors), decomposition_table=select_decomp_table())(*fakes)
     made.graph.eliminate_dead_code()
     return made
 
@@ -72,12 +77,14 @@ def decomposed(body: fx.GraphModule, values: Sequence[torch.Tensor]) -> fx.Graph
 class _Writer:
     def __init__(self, node: fx.Node, body: fx.GraphModule) -> None:
         _graph, inits, xs, rest = node.args
-        self.node, self.inits, self.xs, self.rest = node, list(inits), list(xs), list(rest)  # type: ignore[arg-type]
-        if not self.xs or not all(isinstance(n, fx.Node) for n in (*self.inits, *self.xs, *self.rest)):
+        self.node, self.inits, self.xs = node, list(inits), list(xs)  # type: ignore[arg-type]
+        self.rest: list[fx.Node] = [n for n in rest if isinstance(n, fx.Node)]  # type: ignore[union-attr]
+        if not self.xs or not all(isinstance(n, fx.Node) for n in (*self.inits, *self.xs)):
             raise CaptureError("a scan over something else than tensors")
         self.length = int(tensor_of(self.xs[0]).shape[0])
         slices = [tensor_of(n)[0] for n in self.xs]
-        values = [*map(tensor_of, self.inits), *slices, *map(tensor_of, self.rest)]
+        values = [*map(tensor_of, self.inits), *slices]
+        values += [tensor_of(n) if isinstance(n, fx.Node) else n for n in rest]  # type: ignore[union-attr]
         self.body = decomposed(body, values)
         self.places = [n for n in self.body.graph.nodes if n.op == "placeholder"]
         (output,) = [n for n in self.body.graph.nodes if n.op == "output"]
