@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
@@ -25,16 +26,84 @@ from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_fi
 from torch_autokernel.propose.pull import Puller, Table, unrolls
 from torch_autokernel.propose.sweeps import Former, Root, contiguous, peel
 from torch_autokernel.propose.text import Writer, affine_text, size_text
+from torch_autokernel.propose.values import Scope
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """How a packed matrix lies: `wide` columns of all its rows side by side, then the next ones. Read down a panel, memory
+    goes by in order; rows a power of two apart would meet in the same few lines of the cache."""
+
+    rows: int
+    columns: int
+    wide: int
+
+    @property
+    def elements(self) -> int:
+        return self.rows * -(-self.columns // self.wide) * self.wide
+
+    def place(self, at: Affine) -> tuple[Affine, Affine]:
+        """Row and column of an offset in the matrix as it would lie without panels."""
+        parts: tuple[list[tuple[str, Dim]], list[tuple[str, Dim]]] = ([], [])
+        for axis, step in at.terms:
+            if not isinstance(step, int) or step < 0 or step >= self.columns and step % self.columns:
+                raise _NoPanels
+            parts[step < self.columns].append((axis, step // self.columns if step >= self.columns else step))
+        if not isinstance(at.const, int) or at.const < 0:
+            raise _NoPanels
+        row, column = divmod(at.const, self.columns)
+        return Affine.of(dict(parts[0]), row), Affine.of(dict(parts[1]), column)
+
+
+class _NoPanels(Exception):
+    """A packed matrix is read in a way that panels do not serve."""
 
 
 class _Quiet(SweepText):
-    """Sweeps inside a parallel region."""
+    """Sweeps inside a parallel region. Offsets into packed matrices are told in panels."""
 
     fused = True
     roomy = False
+    panels: Mapping[str, _Panels] = {}
 
     def _pragma(self, depth: int) -> None:
         return
+
+    def _in_panels(self, tensor: str, at: Affine) -> tuple[str, int]:
+        """The pointer, and the step from lane to lane."""
+        panels = self.panels[tensor]
+        row, column = panels.place(at)
+        along, step = column.coefficient(self.vector or ""), row.coefficient(self.vector or "")
+        if along not in (0, 1) or not isinstance(step, int) or along and self.vector in self.sweep.cuts:
+            raise _NoPanels
+        if along and (column.const % panels.wide or any(c % panels.wide for a, c in column.terms if a != self.vector)):  # type: ignore[operator]
+            raise _NoPanels
+        r, c = affine_text(row, self.axis), affine_text(column, self.axis)
+        text = f"{tensor} + ({c}) / {panels.wide} * {panels.rows * panels.wide} + ({r}) * {panels.wide} + ({c}) % {panels.wide}"
+        return text, along or step * panels.wide
+
+    def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope, element: str = "") -> str:
+        if tensor not in self.panels:
+            return super()._at(tensor, dtype, at, scope, element)
+        where, step = self._in_panels(tensor, at)
+        kind = f"ak::{element or ir.ELEMENT[dtype]}"
+        if step == 0:
+            return f"get<{kind}>({where})"
+        return f"get<{kind}>({where}, m)" if step == 1 else f"get_strided<{kind}>({where}, {step}, m)"
+
+    def store(
+        self, tensor: str, dtype: str, at: Affine, text: str, wide: bool, ctype: str, fn: str = "", last: bool = True
+    ) -> None:
+        if tensor not in self.panels:
+            super().store(tensor, dtype, at, text, wide, ctype, fn, last)
+            return
+        where, step = self._in_panels(tensor, at)
+        kind = f"ak::{ir.ELEMENT[dtype]}"
+        value = self.spread(text, wide, ctype) if step else text
+        self.out(f"put{'_strided' if step > 1 else ''}<{kind}>({where}, {value}{f', {step}' if step > 1 else ''}{', m' if step else ''});")
+
+
+LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 
 
 @dataclass
@@ -66,6 +135,7 @@ class Recurrence:
 
     def kernel(self) -> Kernel:
         self._pack()
+        self.panels = self._panels()
         find_parallel(self.cell, 2 * self.threads)
         try:
             return self._print()
@@ -76,6 +146,18 @@ class Recurrence:
             return self._print()
 
     # ---- weights ----
+    def _panels(self) -> dict[str, _Panels]:
+        """Which packed matrices lie in panels: those that no first-level cache would hold beside other things."""
+        out, wide = {}, self.schedule.lanes
+        for name, node in self.packed:
+            *rows, columns = (int(n) for n in node.shape)  # type: ignore[call-overload]
+            if columns >= wide and prod(rows) * columns * C_BYTES[node.ctype] >= LARGE:
+                out[name] = _Panels(prod(rows), columns, wide)
+        return out
+
+    def _elements(self, name: str, node: Node) -> Dim:
+        return self.panels[name].elements if name in self.panels else product(node.shape)
+
     def _pack(self) -> None:
         """Factors of products that are the same in every step, laid out so that vectors run along their last dimension."""
         known: dict[int, Node] = {}
@@ -149,6 +231,13 @@ class Recurrence:
 
     # ---- parts ----
     def _print(self) -> Kernel:
+        try:
+            return self._print_once()
+        except _NoPanels:
+            self.panels = {}
+            return self._print_once()
+
+    def _print_once(self) -> Kernel:
         cell, self.slicer = self.cell, Slicer(self.cell)
         slicer = self.slicer
         outer: dict[str, Range] = {a: Range(0, n) for a, (_w, _o, n) in zip(slicer.axes, cell.parallel, strict=True)}
@@ -258,7 +347,7 @@ class Recurrence:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
             printed = _Quiet(former, sweep, schedule, body, self.counter)
-            printed.used = used
+            printed.used, printed.panels = used, self.panels
             with body.block(""):
                 printed.write()
         kept = [(n, node.ctype, product(shape)) for n, (node, shape) in former.buffers.items() if n in used]
@@ -272,14 +361,14 @@ class Recurrence:
         slices = product(n for _w, _o, n in self.cell.parallel)
         each = size + max(p.bytes for p in parts.values())
         spare = max((p.bytes for p in packing), default=0)
-        packed = sum(_padded(product(n.shape), n.ctype) for _name, n in self.packed) + spare
+        packed = sum(_padded(self._elements(name, n), n.ctype) for name, n in self.packed) + spare
         total = dims.add(mul(slices, each), packed, 64)
         out = Writer()
         out(*header(self.signature, self.schedule.to_json()), f"// workspace: {total}", "#include <autokernel/math.h>", "")
         out("using namespace ak;", f"constexpr int L = {self.schedule.lanes};  // lanes a step", "")
         with out.block(f'extern "C" void kernel({", ".join(parameters(self.signature, True))})'):
             out("char* free_ = static_cast<char*>(workspace);")
-            out(*(f"{n.ctype}* {name} = take<{n.ctype}>(free_, {size_text(product(n.shape))});" for name, n in self.packed))
+            out(*(f"{n.ctype}* {name} = take<{n.ctype}>(free_, {size_text(self._elements(name, n))});" for name, n in self.packed))
             for part in packing:
                 with out.block(""):
                     out("char* own = free_;" if part.bytes else "", *part.lines)
