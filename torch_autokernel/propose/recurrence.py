@@ -26,7 +26,7 @@ from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_fi
 from torch_autokernel.propose.pull import Puller, Table, unrolls
 from torch_autokernel.propose.sweeps import Former, Root, contiguous, peel
 from torch_autokernel.propose.text import Writer, affine_text, size_text
-from torch_autokernel.propose.values import Scope
+from torch_autokernel.propose.values import BITS, Scope
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,10 @@ class _Quiet(SweepText):
             super().store(tensor, dtype, at, text, wide, ctype, fn, last)
             return
         where, step = self._in_panels(tensor, at)
-        kind = f"ak::{ir.ELEMENT[dtype]}"
+        kind = f"ak::{BITS if ctype == BITS else ir.ELEMENT[dtype]}"
+        more = f", {step}, m" if step > 1 else ", m" if step else ""
         value = self.spread(text, wide, ctype) if step else text
-        self.out(f"put{'_strided' if step > 1 else ''}<{kind}>({where}, {value}{f', {step}' if step > 1 else ''}{', m' if step else ''});")
+        self.out(f"put{'_strided' if step > 1 else ''}<{kind}>({where}, {value}{more});")
 
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
@@ -151,7 +152,7 @@ class Recurrence:
         out, wide = {}, self.schedule.lanes
         for name, node in self.packed:
             *rows, columns = (int(n) for n in node.shape)  # type: ignore[call-overload]
-            if columns >= wide and prod(rows) * columns * C_BYTES[node.ctype] >= LARGE:
+            if columns >= wide and prod(rows) * columns * C_BYTES[ir.C_MEMORY[node.dtype]] >= LARGE:
                 out[name] = _Panels(prod(rows), columns, wide)
         return out
 
@@ -261,7 +262,7 @@ class Recurrence:
     def _held(self, node: Node) -> str:
         if ir.category(node.dtype) != 2:
             raise Refused(f"a state of {node.dtype}")
-        return ir.STORED_AS[node.ctype]
+        return node.dtype
 
     def _states(self) -> tuple[list[tuple[str, str, Dim]], int]:
         """The state buffers of one slice (name, C type, elements), and their bytes."""
@@ -273,7 +274,7 @@ class Recurrence:
             dense = dict(zip(order, contiguous(tuple(shape[d] for d in order)), strict=True))
             self.strides[f"state{i}"] = tuple(0 if d in fixed else dense[d] for d in range(len(shape)))
             self.own[i] = tuple(dense[d] for d in range(len(shape)) if d not in fixed)
-            out += [(f"{name}{i}", node.ctype, product(shape)) for name in ("state", "next")]
+            out += [(f"{name}{i}", ir.C_MEMORY[node.dtype], product(shape)) for name in ("state", "next")]
         return out, sum(_padded(count, ctype) for _n, ctype, count in out)
 
     def _results(self) -> tuple[list[tuple[str, str, str, bool]], list[_Target], list[_Target]]:
@@ -361,14 +362,16 @@ class Recurrence:
         slices = product(n for _w, _o, n in self.cell.parallel)
         each = size + max(p.bytes for p in parts.values())
         spare = max((p.bytes for p in packing), default=0)
-        packed = sum(_padded(self._elements(name, n), n.ctype) for name, n in self.packed) + spare
+        packed = sum(_padded(self._elements(name, n), ir.C_MEMORY[n.dtype]) for name, n in self.packed) + spare
         total = dims.add(mul(slices, each), packed, 64)
         out = Writer()
         out(*header(self.signature, self.schedule.to_json()), f"// workspace: {total}", "#include <autokernel/math.h>", "")
         out("using namespace ak;", f"constexpr int L = {self.schedule.lanes};  // lanes a step", "")
         with out.block(f'extern "C" void kernel({", ".join(parameters(self.signature, True))})'):
             out("char* free_ = static_cast<char*>(workspace);")
-            out(*(f"{n.ctype}* {name} = take<{n.ctype}>(free_, {size_text(self._elements(name, n))});" for name, n in self.packed))
+            for name, n in self.packed:
+                ctype = ir.C_MEMORY[n.dtype]
+                out(f"{ctype}* {name} = take<{ctype}>(free_, {size_text(self._elements(name, n))});")
             for part in packing:
                 with out.block(""):
                     out("char* own = free_;" if part.bytes else "", *part.lines)
