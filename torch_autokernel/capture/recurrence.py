@@ -142,7 +142,7 @@ class _Traced:
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], module: Any, where: Where, length: int) -> None:
         with _Few():
             gm, self.spec, self.names = trace(function, resized(args, where, length), module)
-        self.graph = functional(gm).graph
+        self.graph = _functional(gm).graph
         share(self.graph, length)
         self.length = length
         self.placeholders = [n for n in self.graph.nodes if n.op == "placeholder"]
@@ -167,7 +167,7 @@ class _Few(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def functional(gm: fx.GraphModule) -> fx.GraphModule:
+def _functional(gm: fx.GraphModule) -> fx.GraphModule:
     """The graph without operations in place, which some decompositions bring along."""
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -83,8 +83,8 @@ class _Writer:
             raise CaptureError("a scan over something else than tensors")
         self.length = int(tensor_of(self.xs[0]).shape[0])
         slices = [tensor_of(n)[0] for n in self.xs]
-        values = [*map(tensor_of, self.inits), *slices]
-        values += [tensor_of(n) if isinstance(n, fx.Node) else n for n in rest]  # type: ignore[union-attr]
+        more: list[Any] = [tensor_of(n) if isinstance(n, fx.Node) else n for n in rest]  # type: ignore[union-attr]
+        values = [*map(tensor_of, self.inits), *slices, *more]
         self.body = decomposed(body, values)
         self.places = [n for n in self.body.graph.nodes if n.op == "placeholder"]
         (output,) = [n for n in self.body.graph.nodes if n.op == "output"]

@@ -76,7 +76,7 @@ class _Quiet(SweepText):
         along, step = column.coefficient(self.vector or ""), row.coefficient(self.vector or "")
         if along not in (0, 1) or not isinstance(step, int) or along and self.vector in self.sweep.cuts:
             raise _NoPanels
-        if along and (column.const % panels.wide or any(c % panels.wide for a, c in column.terms if a != self.vector)):  # type: ignore[operator]
+        if along and (column.const % panels.wide or any(c % panels.wide for a, c in column.terms if a != self.vector)):
             raise _NoPanels
         r, c = affine_text(row, self.axis), affine_text(column, self.axis)
         text = f"{tensor} + ({c}) / {panels.wide} * {panels.rows * panels.wide} + ({r}) * {panels.wide} + ({c}) % {panels.wide}"
@@ -151,7 +151,7 @@ class Recurrence:
         """Which packed matrices lie in panels: those that no first-level cache would hold beside other things."""
         out, wide = {}, self.schedule.lanes
         for name, node in self.packed:
-            *rows, columns = (int(n) for n in node.shape)  # type: ignore[call-overload]
+            *rows, columns = (int(n) for n in node.shape)
             if columns >= wide and prod(rows) * columns * C_BYTES[ir.C_MEMORY[node.dtype]] >= LARGE:
                 out[name] = _Panels(prod(rows), columns, wide)
         return out
