@@ -67,13 +67,13 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name: str, given: bool, engine: ReferenceEngine) -> None:
     check(LAYERS[name](), 9, 3, given, engine)
 
 
-@pytest.mark.parametrize("length, batch", [(1, 1), (1, 3), (13, 1), (2, 2)])
+@pytest.mark.parametrize("length, batch", [(1, 1), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 3), (13, 1), (2, 2)))])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_short_and_narrow(kind: type[nn.RNNBase], length: int, batch: int, engine: ReferenceEngine) -> None:
     check(kind(5, 7, 2, batch_first=True), length, batch, True, engine)
@@ -201,6 +201,27 @@ def test_what_falls_back(engine: ReferenceEngine) -> None:
     assert not engine.regions
 
 
+def test_a_layer_that_falls_back_runs_plainly(engine: ReferenceEngine) -> None:
+    """torch.compile would only stand in its way."""
+    layer, x = ak.autokernel(nn.LSTM(5, 7)), torch.randn(6, 3, 5, requires_grad=True)
+    with torch.profiler.profile() as seen:
+        layer(x)[0].sum().backward()
+    assert x.grad is not None and not any("TorchDynamo" in e.name for e in seen.events())
+
+
+def test_what_torch_cannot_compile_runs_as_it_is(engine: ReferenceEngine) -> None:
+    def sorting(x: Tensor, h: Tensor) -> Any:
+        return scan(lambda h, xt: ((h + xt).sort(-1).values, h * 2), h, x)
+
+    f, x, h = ak.autokernel(sorting), torch.randn(9, 3, 6), torch.randn(3, 6)
+    want = sorting(x, h)
+    with pytest.warns(RuntimeWarning, match="runs as it is"):
+        same(f(x, h), want)
+    same(f(x, h), want)
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed):
+        ak.autokernel(sorting, strict=True)(x, h)
+
+
 def test_what_is_slower_falls_back(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
@@ -250,8 +271,8 @@ def along_the_second(x: Tensor, h: Tensor, w: Tensor) -> Any:
     return y.transpose(0, 1) @ w, h
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", [1, 2, 19])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("length", [1, pytest.param(2, marks=pytest.mark.slow), 19])
 @pytest.mark.parametrize("function", [both, backwards, along_the_second])
 def test_scans(function: Any, length: int, dtype: torch.dtype, engine: ReferenceEngine) -> None:
     args = [torch.randn(length, 3, 6).to(dtype), torch.randn(3, 6).to(dtype), (torch.randn(6, 6) * 0.3).to(dtype)]
@@ -270,7 +291,6 @@ def test_scans_that_are_refused(engine: ReferenceEngine) -> None:
         return scan(lambda h, xt: (h + xt * x.sum(0), h * 2), h, x)
 
     x, h = torch.randn(9, 3, 6), torch.randn(3, 6)
-    for function, reason in ((sorting, "sort"), (whole, "")):
-        f = ak.autokernel(function)
-        same(f(x, h), function(x, h))
-        assert reason in f.reason
+    for function, reason in ((sorting, "sort"), (whole, "step by step and as a whole")):
+        f = Accelerated(function, None, {})
+        assert f._plan(None, (x, h)) is None and reason in f.reason, f.reason

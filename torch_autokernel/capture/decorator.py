@@ -26,6 +26,7 @@ from torch_autokernel.core.errors import CaptureError, UsageError
 log = logging.getLogger(__name__)
 
 _MAX_PLANS = 16
+_LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -88,10 +89,11 @@ class Accelerated:
 
     @property
     def compiled(self) -> Callable[..., Any]:
-        """The call through torch.compile, or the plain one where the plugin is disabled."""
+        """The call through torch.compile; the plain one where the plugin is disabled, or for torch's recurrent layers, which
+        torch.compile leaves as they are."""
         if self._compiled is None:
             target = self._plain
-            if config.resolve(self.options).disable:
+            if config.resolve(self.options).disable or type(self.module) in _LAYERS:
                 return target
             self._compiled = torch.compile(target, backend=backend, options=self.options or None)
         return self._compiled
