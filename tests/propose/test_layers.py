@@ -31,6 +31,16 @@ def heads(x: torch.Tensor, h: torch.Tensor, r: torch.Tensor) -> Any:
     return scan(step, h, x, reverse=True)
 
 
+def spaced(x: torch.Tensor, h: torch.Tensor, w: torch.Tensor) -> Any:
+    """Every other element of a matrix: not dense, but one run of memory."""
+
+    def step(h: torch.Tensor, xt: torch.Tensor) -> Any:
+        h = torch.tanh(xt + h @ w)
+        return h, h * 2
+
+    return scan(step, h, x)
+
+
 def regions(name: str) -> list[Scan]:
     layers: dict[str, tuple[nn.RNNBase, int]] = {
         "lstm": (nn.LSTM(5, 40), 3), "gru": (nn.GRU(5, 70, bidirectional=True), 2), "one row": (nn.LSTM(5, 50, batch_first=True), 1),
@@ -40,6 +50,9 @@ def regions(name: str) -> list[Scan]:
     if name == "heads":
         args = [torch.randn(9, 2, 3, 40), torch.randn(2, 3, 40), torch.randn(3, 40, 40)]
         return list(capture_staged(heads, args, None).scans.values())
+    if name == "spaced":
+        args = [torch.randn(9, 2, 80), torch.randn(2, 80), torch.randn(80, 160)[:, ::2]]
+        return list(capture_staged(spaced, args, None).scans.values())
     layer, batch = layers[name]
     x = torch.randn(*((batch, 9) if layer.batch_first else (9, batch)), 5, dtype=next(layer.parameters()).dtype)
     return list(capture_staged(type(layer).forward, [x], layer).scans.values())
@@ -57,10 +70,10 @@ def check(names: tuple[str, ...], folder: Path, lanes: int) -> None:
 
 
 def test_a_layer_and_heads(tmp_path: Path) -> None:
-    check(("lstm", "heads"), tmp_path, 16)
+    check(("lstm", "heads", "spaced"), tmp_path, 16)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lanes", [8, 32])
 def test_every_layer(tmp_path: Path, lanes: int) -> None:
-    check(("lstm", "gru", "one row", "projected", "relu", "bf16", "bf16 gru", "heads"), tmp_path, lanes)
+    check(("lstm", "gru", "one row", "projected", "relu", "bf16", "bf16 gru", "heads", "spaced"), tmp_path, lanes)
