@@ -15,6 +15,7 @@ import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import trial
 from torch_autokernel.capture.decorator import Accelerated
+from torch_autokernel.capture.staged import capture_staged
 
 Tensor = torch.Tensor
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
@@ -121,10 +122,10 @@ def test_new_weights_and_another_structure_of_arguments(engine: ReferenceEngine)
 
 
 def test_the_layer_is_left_as_it_was(engine: ReferenceEngine) -> None:
-    layer = ak.autokernel(nn.LSTM(5, 7))
-    with torch.no_grad():
-        layer(torch.randn(6, 3, 5))
+    layer = nn.LSTM(5, 7)
+    capture_staged(nn.LSTM.forward, [torch.randn(6, 3, 5)], layer)
     assert all(a is b for a, b in zip(layer._flat_weights, layer.parameters(), strict=True))
+    ak.autokernel(layer)
     same(ak.restore(copy.deepcopy(layer))(torch.ones(2, 1, 5)), ak.restore(layer)(torch.ones(2, 1, 5)))
 
 
@@ -185,6 +186,20 @@ def test_a_module_that_a_function_names_may_change(engine: ReferenceEngine) -> N
         _HEAD._forward_hooks.clear()
 
 
+_DROP = nn.Dropout()
+
+
+class Dropping(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _DROP(x)
+
+
+def test_a_module_that_is_not_watched_may_change(engine: ReferenceEngine) -> None:
+    f = Accelerated(Dropping.forward, Dropping().eval(), {})
+    _DROP.eval()
+    assert f._plan(None, (torch.randn(6, 3),)) is None and "may change" in f.reason
+
+
 def test_what_falls_back(engine: ReferenceEngine) -> None:
     x = torch.randn(6, 3, 5)
     training = nn.LSTM(5, 7, 2, dropout=0.5)
@@ -204,9 +219,8 @@ def test_what_falls_back(engine: ReferenceEngine) -> None:
 def test_a_layer_that_falls_back_runs_plainly(engine: ReferenceEngine) -> None:
     """torch.compile would only stand in its way."""
     layer, x = ak.autokernel(nn.LSTM(5, 7)), torch.randn(6, 3, 5, requires_grad=True)
-    with torch.profiler.profile() as seen:
-        layer(x)[0].sum().backward()
-    assert x.grad is not None and not any("TorchDynamo" in e.name for e in seen.events())
+    layer(x)[0].sum().backward()
+    assert x.grad is not None and layer.forward._compiled is None
 
 
 def test_what_torch_cannot_compile_runs_as_it_is(engine: ReferenceEngine) -> None:
@@ -241,6 +255,16 @@ def test_what_is_slower_falls_back(engine: ReferenceEngine, monkeypatch: pytest.
         again = ak.autokernel(copy.deepcopy(plain))
         same(again(x), plain(x))
     assert seen == [["", "eager"]], "what was found is kept"
+
+
+def test_the_slowest_comparison_counts() -> None:
+    def busy(rounds: int) -> Any:
+        return lambda: sum(range(rounds))
+
+    fast, slow, kernels = busy(2_000), busy(20_000), frozenset("k")
+    assert trial._measured({"": fast, "eager": slow}, kernels).kept == kernels
+    lost = trial._measured({"": slow, "eager": busy(60_000), "torch.compile": fast}, kernels)
+    assert not lost.kept and "of torch.compile" in lost.reason
 
 
 # ---------------------------------------------------------------------- scan
