@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.fuzz import scans
 from tests.fuzz.loops import check
 
 
@@ -20,3 +21,16 @@ def test_many_random_loops() -> None:
     start = random.SystemRandom().randrange(1 << 30)
     outcomes = [check(seed) for seed in range(start, start + 40)]
     assert outcomes.count("same") >= 5, outcomes
+
+
+def test_a_few_random_scans_and_layers() -> None:
+    start = random.SystemRandom().randrange(1 << 30)
+    for seed in range(start, start + 2):
+        scans.check(seed)
+
+
+@pytest.mark.slow
+def test_many_random_scans_and_layers() -> None:
+    start = random.SystemRandom().randrange(1 << 30)
+    outcomes = [scans.check(seed) for seed in range(start, start + 30)]
+    assert outcomes.count("same") >= 15, outcomes

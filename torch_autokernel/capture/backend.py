@@ -30,6 +30,7 @@ from torch_autokernel.capture.eager_rest import compile_eager
 from torch_autokernel.capture.layouts import as_inductor_has_them
 from torch_autokernel.capture.partition import Left, Partition, partition
 from torch_autokernel.capture.record import Record, note
+from torch_autokernel.capture.scan_swap import swap_scans
 from torch_autokernel.capture.settle import settle
 from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.swap import swap
@@ -59,6 +60,10 @@ class AutoKernelPass:
 
     def uuid(self) -> str:
         return self.session.uuid()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AutoKernelPass:
+        """Itself: torch copies Inductor's configuration where it compiles within a compilation, as for a scan's gradient."""
+        return self
 
 
 @functools.cache
@@ -131,7 +136,7 @@ class Session:
                 self.prepared[identity(region)] = Decision(region, "refused", "its parts are looked at")
         self.prepared.update((identity(d.region), d) for d in decisions)
         unsettled = ("generated", "miss") if self.config.on_miss != "fallback" else ("generated",)
-        self.fresh = any(d.outcome in unsettled for d in decisions)
+        self.fresh = self.fresh or any(d.outcome in unsettled for d in decisions)
         missing = [j for j, group in zip(joined, settled, strict=True) if any(d.outcome == "miss" for d in group)]
         if missing and self.config.on_miss == "background":
             self.searches.append(Search(missing, self.config, self.engine.work_folder()))
@@ -199,6 +204,17 @@ class Session:
         """`prepare`, which never raises unless `strict`."""
         try:
             self.prepare(graph, compiled, inputs)
+        except Exception as error:  # the capture boundary, as in `replace`
+            self.fresh = True
+            if self.config.strict:
+                raise
+            self._failed(error)
+
+    def replace_scans(self, gm: fx.GraphModule) -> None:
+        """Kernels for the graph's scans; never raises unless `strict`."""
+        try:
+            decisions = swap_scans(gm, phase_of(gm.graph), self.engine, self.config)
+            self.fresh = any(d.outcome in ("generated", "miss") for d in decisions)
         except Exception as error:  # the capture boundary, as in `replace`
             self.fresh = True
             if self.config.strict:
@@ -364,6 +380,7 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
             call: Callable[[list[Any]], Any] = getattr(made, "current_callable", None) or made
             return call
 
+        session.replace_scans(graph_module)
         session.prepare_safely(graph_module.graph, compiled_now, inputs)
         compiled = compile_fx_inner(graph_module, inputs, **kwargs)
         if session.fresh and getattr(compiled, "_fx_graph_cache_key", None):

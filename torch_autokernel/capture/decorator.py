@@ -19,12 +19,14 @@ import torch
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.backend import autokernel as backend
+from torch_autokernel.capture.backend import warn_once
 from torch_autokernel.core.config import check_keys, config
-from torch_autokernel.core.errors import UsageError
+from torch_autokernel.core.errors import CaptureError, UsageError
 
 log = logging.getLogger(__name__)
 
 _MAX_PLANS = 16
+_LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -45,11 +47,11 @@ class Accelerated:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.patience and not self.plans:
             self.patience -= 1
-            return self._plain(*args, **kwargs) if traces_here() else self.compiled(*args, **kwargs)
+            return self._plain(*args, **kwargs) if traces_here() else self._otherwise(*args, **kwargs)
         if not kwargs and direct.plain_world():
             if direct.records(args):
                 self.patience = _PATIENCE
-                return self.compiled(*args)
+                return self._otherwise(*args)
             key = direct.shapes(args)
             plan = self.plans.get(key)
             if plan is not None and (result := plan(args)) is not direct.MISS:
@@ -59,7 +61,7 @@ class Accelerated:
                 return result
         elif traces_here():  # a decorated function within another one that is being traced is just its text
             return self._plain(*args, **kwargs)
-        return self.compiled(*args, **kwargs)
+        return self._otherwise(*args, **kwargs)
 
     @property
     def _plain(self) -> Callable[..., Any]:
@@ -74,7 +76,9 @@ class Accelerated:
         if ident is None or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
             return None
         resolved = config.resolve(self.options)
-        plan = None if resolved.disable else direct.make_plan(self.original, args, self.module, resolved)
+        plan = None if resolved.disable else direct.make_plan(
+            self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
+        )
         if isinstance(plan, direct.Plan):
             self.plans[key] = plan
             return plan
@@ -85,13 +89,26 @@ class Accelerated:
 
     @property
     def compiled(self) -> Callable[..., Any]:
-        """The call through torch.compile, or the plain one where the plugin is disabled."""
+        """The call through torch.compile; the plain one where the plugin is disabled, or for torch's recurrent layers, which
+        torch.compile leaves as they are."""
         if self._compiled is None:
             target = self._plain
-            if config.resolve(self.options).disable:
+            if config.resolve(self.options).disable or type(self.module) in _LAYERS:
                 return target
             self._compiled = torch.compile(target, backend=backend, options=self.options or None)
         return self._compiled
+
+    def _otherwise(self, *args: Any, **kwargs: Any) -> Any:
+        """The call where no kernel takes it. What the compiler behind us cannot do, the plain function can."""
+        try:
+            return self.compiled(*args, **kwargs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            if config.resolve(self.options).strict:
+                raise
+            name, reason = getattr(self.original, "__qualname__", self.original), str(error).partition("\n")[0]
+            warn_once(CaptureError(f"{name} runs as it is, for torch cannot compile it: {reason}"))
+            self._compiled = self._plain
+            return self._plain(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else _bound(self, instance)
@@ -127,7 +144,7 @@ class _Method:
         self.method = method
 
     def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.method.compiled(instance, *args, **kwargs)
+        return self.method._otherwise(instance, *args, **kwargs)
 
 
 def autokernel(target: Any = None, /, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.holder import flat, held, nested, regrouped, without_self
 from torch_autokernel.capture.index_guard import guarded
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, capture_recurrence, longest, loops
-from torch_autokernel.capture.whole import Constant, Whole, capture_whole
+from torch_autokernel.capture.staged import capture_staged, concerns
+from torch_autokernel.capture.trial import slower, with_kernels
+from torch_autokernel.capture.whole import Constant, Whole, capture_whole, plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
@@ -63,6 +67,8 @@ def identity(args: tuple[Any, ...]) -> Any:
             parts.append((a.dtype, tuple(a.shape), a.stride(), a.requires_grad, a.device.type))
         elif type(a) in _SCALARS and a == a:  # a NaN is never found again
             parts.append((type(a), a))
+        elif type(a) is tuple and (within := identity(a)) is not None:
+            parts.append(within)
         else:
             return None
     return tuple(parts)
@@ -70,7 +76,9 @@ def identity(args: tuple[Any, ...]) -> Any:
 
 def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What plans are looked up by. Sizes must be equal: the Python that was traced may have branched on them."""
-    return tuple([a.shape if type(a) in _PLAIN else a if type(a) in _SCALARS else None for a in args])
+    return tuple([
+        a.shape if type(a) in _PLAIN else a if type(a) in _SCALARS else (shapes(a),) if type(a) is tuple else None for a in args
+    ])
 
 
 def _sign(value: Any) -> float:
@@ -87,6 +95,7 @@ class Plan:
         "expected",
         "indices",
         "kernel",
+        "nested",
         "outputs",
         "parameters",
         "scalars",
@@ -98,6 +107,8 @@ class Plan:
     def __init__(self, kernel: Callable[..., Any], args: tuple[Any, ...], watched: purity.Watched, order: tuple[int, ...],
                  parameters: list[torch.Tensor], outputs: tuple[Any, ...], out_spec: pytree.TreeSpec) -> None:  # fmt: skip
         self.kernel = kernel
+        self.nested = nested(args)
+        args = flat(args)
         self.expected = len(args)
         self.scalars = [(i, type(a), a, _sign(a)) for i, a in enumerate(args) if not isinstance(a, torch.Tensor)]
         tensors = [i for i, a in enumerate(args) if isinstance(a, torch.Tensor)]
@@ -112,6 +123,8 @@ class Plan:
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """The result, or MISS where this plan is not for these arguments."""
+        if self.nested:
+            args = flat(args)
         if len(args) != self.expected or torch.get_default_dtype() is not self.default_dtype:
             return MISS
         for i, kind, value, sign in self.scalars:
@@ -138,20 +151,39 @@ class Plan:
 
 
 def make_plan(
-    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config
-) -> Plan | str:
-    """A plan for calls like this one, or the reason why there is none."""
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
+    compiled: Callable[..., Any] | None = None,
+) -> Plan | str:  # fmt: skip
+    """A plan for calls like this one, or the reason why there is none. `compiled` is what would run instead."""
+    watched_function, given = function, args
+    if module is None and (module := held(function)) is not None:
+        function = without_self(function)
+    if nested(args):
+        function, args = regrouped(function, args, int(module is not None)), flat(args)
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
     state = [] if module is None else [*module.parameters(), *module.buffers()]
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *state)):
         return "gradients are recorded"
     if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() for t in (*tensors, *state)):
         return "a tensor is not on the CPU"
-    watched = purity.watch(function, module)
+    watched = purity.watch(watched_function, module)
     if watched.reason is not None:
         return watched.reason
+    named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
     try:
-        whole = _captured(function, args, module)
+        if concerns(watched_function, module):
+            staged = capture_staged(function, args, module)
+            call, decisions = with_kernels(staged, config)
+            plan = Plan(call, given, watched, tuple(range(staged.count)), named, staged.outputs, staged.out_spec)
+            with plain_forward(module, function):
+                eager = function if module is None else functools.partial(function, module)
+                contenders = {"": lambda: plan(given), "eager": lambda: eager(*args)}
+                if staged.fusible and compiled is not None:
+                    contenders["torch.compile"] = lambda: compiled(*given)
+                with torch.no_grad():
+                    theirs = pytree.tree_leaves(eager(*args))
+                return _differs(plan, given, theirs) or slower(staged, decisions, contenders, config) or plan
+        whole = _captured(watched_function, function, args, module)
         engine = Engine.current(config)
         region = dataclasses.replace(whole.captured.region, phase="direct")
         with ordinary_torch():
@@ -160,9 +192,8 @@ def make_plan(
         if decision.entry is None:
             return decision.reason
         kernel = guarded(decision.entry.signature, engine.load(decision.entry))
-        named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
-        plan = Plan(kernel, args, watched, whole.order, named, whole.outputs, whole.out_spec)
-        if whole.where is not None and (reason := _refuted(plan, whole, function, args, module)):
+        plan = Plan(kernel, given, watched, whole.order, named, whole.outputs, whole.out_spec)
+        if whole.where is not None and (reason := _differs(plan, given, witness(whole, function, args, module))):
             return reason
         return plan
     except CaptureError as error:
@@ -179,10 +210,11 @@ def make_plan(
         return f"{type(error).__name__}: {error}"
 
 
-def _captured(function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None) -> Whole:
-    """The call as one region: a forward with a loop over time first, for unrolled it would be a region for one length."""
+def _captured(text: Callable[..., Any], function: Callable[..., Any], args: tuple[Any, ...], module: Any) -> Whole:
+    """The call as one region: a forward with a loop over time first, for unrolled it would be a region for one length. `text`
+    is the user's function, which may loop."""
     long = longest(args)
-    if long >= LEAST and loops(function, module):
+    if long >= LEAST and loops(text, module):
         try:
             return capture_recurrence(function, args, module)
         except Unrolls as no_kernel:
@@ -194,9 +226,8 @@ def _captured(function: Callable[..., Any], args: tuple[Any, ...], module: torch
     return capture_whole(function, args, module)
 
 
-def _refuted(plan: Plan, whole: Whole, function: Callable[..., Any], args: tuple[Any, ...], module: Any) -> str:
-    """Why the kernel of a loop must not stand for this call, or nothing: the original is run once beside it."""
-    theirs = witness(whole, function, args, module)
+def _differs(plan: Plan, args: tuple[Any, ...], theirs: list[Any]) -> str:
+    """Why a kernel must not stand for this call, or nothing: the original was run once, and this is run beside it."""
     with torch.no_grad():
         mine = plan(args)
     if mine is MISS or not agree(pytree.tree_leaves(mine), theirs):

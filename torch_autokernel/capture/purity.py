@@ -59,11 +59,33 @@ def watch(function: Any, module: torch.nn.Module | None = None) -> Watched:
     try:
         if module is not None:
             inspector.module_tree(module)
-        inspector.function(function)
+        if not (isinstance(module, torch.nn.RNNBase) and getattr(function, "__module__", "") == torch.nn.RNNBase.__module__):
+            inspector.function(function)
         inspector.names_of_modules()
     except _Impure as impure:
         inspector.found.reason = str(impure)
     return inspector.found
+
+
+def modules_of(function: Any) -> list[torch.nn.Module]:
+    """The modules that a function, or a plain function that it calls, names as globals or closes over."""
+    found: dict[int, torch.nn.Module] = {}
+    seen: set[Any] = set()
+    todo: list[Any] = [function]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, torch.nn.Module):
+            found[id(value)] = value
+        elif isinstance(value, types.FunctionType) and value not in seen and not _from_torch(value):
+            seen.add(value)
+            todo += [value.__globals__.get(n) for code in codes(value.__code__) for n in code.co_names]
+            todo += [c.cell_contents for c in value.__closure__ or () if c != types.CellType()]
+    return list(found.values())
+
+
+def codes(code: types.CodeType) -> list[types.CodeType]:
+    """A function's code and that of the functions within it."""
+    return [code, *(c for k in code.co_consts if isinstance(k, types.CodeType) for c in codes(k))]
 
 
 class _Impure(Exception):
@@ -127,7 +149,9 @@ class _Inspector:
             raise _Impure(f"{function.__qualname__} uses {name}, whose effect is not known")
 
     def value(self, value: Any, name: str) -> None:
-        if is_constant(value) or _from_torch(value):
+        if is_constant(value) or any(value is m for m in self.modules):
+            return
+        if _from_torch(value) and not isinstance(value, torch.nn.Module):
             return
         if isinstance(value, (types.FunctionType, types.MethodType)) and not isinstance(
             getattr(value, "__self__", None), torch.nn.Module

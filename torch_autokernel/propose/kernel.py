@@ -20,7 +20,7 @@ from torch_autokernel.propose.pull import unrolls
 from torch_autokernel.propose.sweeps import Former, Root, peel
 from torch_autokernel.propose.text import Writer, size_text
 
-C_BYTES = {"double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1}
+C_BYTES = {"double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1, "uint16_t": 2}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
@@ -17,24 +18,16 @@ from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, layout, read
 from torch_autokernel.propose.choices import Schedule
-from torch_autokernel.propose.emit import SweepText
 from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
 from torch_autokernel.propose.ir import Node
 from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
+from torch_autokernel.propose.panels import NoPanels, Panels, Quiet
 from torch_autokernel.propose.pull import Puller, Table, unrolls
 from torch_autokernel.propose.sweeps import Former, Root, contiguous, peel
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
-
-class _Quiet(SweepText):
-    """Sweeps inside a parallel region."""
-
-    fused = True
-    roomy = False
-
-    def _pragma(self, depth: int) -> None:
-        return
+LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 
 
 @dataclass
@@ -66,6 +59,7 @@ class Recurrence:
 
     def kernel(self) -> Kernel:
         self._pack()
+        self.panels = self._panels()
         find_parallel(self.cell, 2 * self.threads)
         try:
             return self._print()
@@ -76,6 +70,18 @@ class Recurrence:
             return self._print()
 
     # ---- weights ----
+    def _panels(self) -> dict[str, Panels]:
+        """Which packed matrices lie in panels: those that no first-level cache would hold beside other things."""
+        out, wide = {}, self.schedule.lanes
+        for name, node in self.packed:
+            *rows, columns = (int(n) for n in node.shape)
+            if columns >= wide and prod(rows) * columns * C_BYTES[ir.C_MEMORY[node.dtype]] >= LARGE:
+                out[name] = Panels(prod(rows), columns, wide)
+        return out
+
+    def _elements(self, name: str, node: Node) -> Dim:
+        return self.panels[name].elements if name in self.panels else product(node.shape)
+
     def _pack(self) -> None:
         """Factors of products that are the same in every step, laid out so that vectors run along their last dimension."""
         known: dict[int, Node] = {}
@@ -149,6 +155,13 @@ class Recurrence:
 
     # ---- parts ----
     def _print(self) -> Kernel:
+        try:
+            return self._print_once()
+        except NoPanels:
+            self.panels = {}
+            return self._print_once()
+
+    def _print_once(self) -> Kernel:
         cell, self.slicer = self.cell, Slicer(self.cell)
         slicer = self.slicer
         outer: dict[str, Range] = {a: Range(0, n) for a, (_w, _o, n) in zip(slicer.axes, cell.parallel, strict=True)}
@@ -172,7 +185,7 @@ class Recurrence:
     def _held(self, node: Node) -> str:
         if ir.category(node.dtype) != 2:
             raise Refused(f"a state of {node.dtype}")
-        return ir.STORED_AS[node.ctype]
+        return node.dtype
 
     def _states(self) -> tuple[list[tuple[str, str, Dim]], int]:
         """The state buffers of one slice (name, C type, elements), and their bytes."""
@@ -184,7 +197,7 @@ class Recurrence:
             dense = dict(zip(order, contiguous(tuple(shape[d] for d in order)), strict=True))
             self.strides[f"state{i}"] = tuple(0 if d in fixed else dense[d] for d in range(len(shape)))
             self.own[i] = tuple(dense[d] for d in range(len(shape)) if d not in fixed)
-            out += [(f"{name}{i}", node.ctype, product(shape)) for name in ("state", "next")]
+            out += [(f"{name}{i}", ir.C_MEMORY[node.dtype], product(shape)) for name in ("state", "next")]
         return out, sum(_padded(count, ctype) for _n, ctype, count in out)
 
     def _results(self) -> tuple[list[tuple[str, str, str, bool]], list[_Target], list[_Target]]:
@@ -257,8 +270,8 @@ class Recurrence:
         for sweep in former.sweeps:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
-            printed = _Quiet(former, sweep, schedule, body, self.counter)
-            printed.used = used
+            printed = Quiet(former, sweep, schedule, body, self.counter)
+            printed.used, printed.panels = used, self.panels
             with body.block(""):
                 printed.write()
         kept = [(n, node.ctype, product(shape)) for n, (node, shape) in former.buffers.items() if n in used]
@@ -272,14 +285,16 @@ class Recurrence:
         slices = product(n for _w, _o, n in self.cell.parallel)
         each = size + max(p.bytes for p in parts.values())
         spare = max((p.bytes for p in packing), default=0)
-        packed = sum(_padded(product(n.shape), n.ctype) for _name, n in self.packed) + spare
+        packed = sum(_padded(self._elements(name, n), ir.C_MEMORY[n.dtype]) for name, n in self.packed) + spare
         total = dims.add(mul(slices, each), packed, 64)
         out = Writer()
         out(*header(self.signature, self.schedule.to_json()), f"// workspace: {total}", "#include <autokernel/math.h>", "")
         out("using namespace ak;", f"constexpr int L = {self.schedule.lanes};  // lanes a step", "")
         with out.block(f'extern "C" void kernel({", ".join(parameters(self.signature, True))})'):
             out("char* free_ = static_cast<char*>(workspace);")
-            out(*(f"{n.ctype}* {name} = take<{n.ctype}>(free_, {size_text(product(n.shape))});" for name, n in self.packed))
+            for name, n in self.packed:
+                ctype = ir.C_MEMORY[n.dtype]
+                out(f"{ctype}* {name} = take<{ctype}>(free_, {size_text(self._elements(name, n))});")
             for part in packing:
                 with out.block(""):
                     out("char* own = free_;" if part.bytes else "", *part.lines)

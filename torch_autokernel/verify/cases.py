@@ -104,11 +104,14 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     for symbol in sizes.shape_symbols[:8] if pools is _LOOP_POOLS else ():
         # Where the same steps on ordinary numbers are chaos, and cut short for it, small weights still forget.
         yield sizes.draw(ragged, {symbol: rng.choice(long)}), "small", f"long {symbol}"
+        yield sizes.draw(ragged, {symbol: rng.choice(long)}), "weights", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _POOLS else ():
         yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
         if REACH * primary[symbol] > _FAR[1]:
             far = rng.randint(3 * REACH * primary[symbol] // 4, REACH * primary[symbol])
             yield sizes.fit({s: far if s == symbol else rng.randint(1, 3) for s in primary}, LARGEST), "normal", f"far {symbol}"
+    if pools is _LOOP_POOLS:
+        yield primary, "weights", "primary"
     if pools is _POOLS:
         yield primary, "shifted", "primary"
         yield primary, "wide", "primary"

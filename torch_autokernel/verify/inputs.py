@@ -9,6 +9,7 @@ named distribution, the others are from `normal`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
 
@@ -262,8 +263,14 @@ def _cancelling(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return values
 
 
+def _weights(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """As layers are initialised: a product with a matrix of these is about as large as what it is multiplied with."""
+    columns = shape[-1] if shape else 1
+    return torch.randn(shape, generator=g) * (_uniform(0.5, 0.9, g) / math.sqrt(max(1, columns)))
+
+
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
     "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
-    "cancelling": _cancelling, "far": _far, "faint": _faint,
+    "cancelling": _cancelling, "far": _far, "faint": _faint, "weights": _weights,
 }  # fmt: skip

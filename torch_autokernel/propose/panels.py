@@ -1,0 +1,92 @@
+"""Large constant matrices of a loop in panels, and the text of sweeps that read and write them so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.propose import ir
+from torch_autokernel.propose.emit import SweepText
+from torch_autokernel.propose.index import Affine
+from torch_autokernel.propose.text import affine_text
+from torch_autokernel.propose.values import BITS, Scope
+
+
+@dataclass(frozen=True)
+class Panels:
+    """How a packed matrix lies: `wide` columns of all its rows side by side, then the next ones. Read down a panel, memory
+    goes by in order; rows a power of two apart would meet in the same few lines of the cache."""
+
+    rows: int
+    columns: int
+    wide: int
+
+    @property
+    def elements(self) -> int:
+        return self.rows * -(-self.columns // self.wide) * self.wide
+
+    def place(self, at: Affine) -> tuple[Affine, Affine]:
+        """Row and column of an offset in the matrix as it would lie without panels."""
+        parts: tuple[list[tuple[str, Dim]], list[tuple[str, Dim]]] = ([], [])
+        for axis, step in at.terms:
+            if not isinstance(step, int) or step < 0 or step >= self.columns and step % self.columns:
+                raise NoPanels
+            parts[step < self.columns].append((axis, step // self.columns if step >= self.columns else step))
+        if not isinstance(at.const, int) or at.const < 0:
+            raise NoPanels
+        row, column = divmod(at.const, self.columns)
+        return Affine.of(dict(parts[0]), row), Affine.of(dict(parts[1]), column)
+
+
+class NoPanels(Exception):
+    """A packed matrix is read in a way that panels do not serve."""
+
+
+class Quiet(SweepText):
+    """Sweeps inside a parallel region. Offsets into packed matrices are told in panels."""
+
+    fused = True
+    roomy = False
+    panels: Mapping[str, Panels] = {}
+
+    def _pragma(self, depth: int) -> None:
+        return
+
+    def _in_panels(self, tensor: str, at: Affine) -> tuple[str, int]:
+        """The pointer, and the step from lane to lane."""
+        panels = self.panels[tensor]
+        row, column = panels.place(at)
+        along, step = column.coefficient(self.vector or ""), row.coefficient(self.vector or "")
+        if along not in (0, 1) or not isinstance(step, int) or along and self.vector in self.sweep.cuts:
+            raise NoPanels
+        if along and (column.const % panels.wide or any(c % panels.wide for a, c in column.terms if a != self.vector)):
+            raise NoPanels
+        for axis, each in column.terms:  # merged axes run on into the next row
+            size = self.sizes.get(axis)
+            if not isinstance(size, int) or not isinstance(each, int) or each * (size - 1) >= panels.columns:
+                raise NoPanels
+        r, c = affine_text(row, self.axis), affine_text(column, self.axis)
+        text = f"{tensor} + ({c}) / {panels.wide} * {panels.rows * panels.wide} + ({r}) * {panels.wide} + ({c}) % {panels.wide}"
+        return text, along or step * panels.wide
+
+    def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope, element: str = "") -> str:
+        if tensor not in self.panels:
+            return super()._at(tensor, dtype, at, scope, element)
+        where, step = self._in_panels(tensor, at)
+        kind = f"ak::{element or ir.ELEMENT[dtype]}"
+        if step == 0:
+            return f"get<{kind}>({where})"
+        return f"get<{kind}>({where}, m)" if step == 1 else f"get_strided<{kind}>({where}, {step}, m)"
+
+    def store(
+        self, tensor: str, dtype: str, at: Affine, text: str, wide: bool, ctype: str, fn: str = "", last: bool = True
+    ) -> None:
+        if tensor not in self.panels:
+            super().store(tensor, dtype, at, text, wide, ctype, fn, last)
+            return
+        where, step = self._in_panels(tensor, at)
+        kind = f"ak::{BITS if ctype == BITS else ir.ELEMENT[dtype]}"
+        more = f", {step}, m" if step > 1 else ", m" if step else ""
+        value = self.spread(text, wide, ctype) if step else text
+        self.out(f"put{'_strided' if step > 1 else ''}<{kind}>({where}, {value}{more});")
