@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,12 @@ class Constant:
 
 
 def trace(
-    function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None
-) -> tuple[fx.GraphModule, pytree.TreeSpec, list[str]]:
+    function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None,
+    table: Mapping[Any, Callable[..., Any]] | None = None,
+) -> tuple[fx.GraphModule, pytree.TreeSpec, list[str]]:  # fmt: skip
     """The ATen graph of one call on fake copies of `args`: tensors of `args` are the first placeholders, then the parameters
-    and buffers of `module` by name. Raises CaptureError where the call cannot be traced."""
+    and buffers of `module` by name. Operations are taken apart by `table`, by Inductor's where none is given. Raises
+    CaptureError where the call cannot be traced."""
     from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -68,7 +70,8 @@ def trace(
     try:
         fakes = [mode.from_tensor(t.detach(), static_shapes=True) for t in (*leaves, *named.values())]
         with torch.no_grad(), mode, tracing_alone():
-            graph = make_fx(torch.func.functionalize(flat), decomposition_table=select_decomp_table())(*fakes)
+            rules = select_decomp_table() if table is None else table
+            graph = make_fx(torch.func.functionalize(flat), decomposition_table=rules)(*fakes)
     except CaptureError:
         raise
     except Exception as error:  # whatever a user's function does under tracing is a reason not to capture it
