@@ -19,6 +19,9 @@ _COSTLY = frozenset(
     f"aten.{name}.default"
     for name in "exp exp2 expm1 log log2 log10 log1p sigmoid tanh erf erfc sin cos tan silu gelu sqrt rsqrt".split()
 ) | {"aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor"}
+_FORMS = frozenset(f"aten.{name}" for name in (
+    "view.default", "_unsafe_view.default", "reshape.default", "permute.default", "squeeze.dim", "squeeze.dims", "unsqueeze.default",
+))  # fmt: skip
 _IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 
 
@@ -46,13 +49,13 @@ def choose(joint: Joint) -> Saved:
     chooser = _Chooser(joint, late)
     for n in _frontier(joint, late):
         chooser.consider(n)
-    saved = Saved(late, dict.fromkeys((n, 0) for n in chooser.kept))
+    saved = Saved(late, dict.fromkeys((_as_read(n), 0) for n in chooser.kept))
     for use in joint.uses:
         if use.side is not None and use.gradient is not None:
             saved.each[use.other, stacked_along(use)] = None
     for n in chooser.rest:
         if not chooser.available(n, set(saved.kept())):
-            saved.each[n, 0] = None
+            saved.each[_as_read(n), 0] = None
     for i, (before, after) in enumerate(zip(joint.carries, joint.nexts, strict=True)):
         if (before, 0) in saved.each and (after, 0) in saved.each and before is not after and i not in saved.shifted:
             if after not in [joint.nexts[k] for k in saved.shifted]:
@@ -62,6 +65,16 @@ def choose(joint: Joint) -> Saved:
         if dtype_name(n.meta["val"].dtype) not in ops.FLOATS:
             raise CaptureError(f"the gradient reads a value of {n.meta['val'].dtype}")
     return saved
+
+
+def _as_read(n: fx.Node) -> fx.Node:
+    """The value in the only form in which it is read, so that dimensions that a product joined stand apart again."""
+    while len(n.users) == 1:
+        (user,) = n.users
+        if user.op != "call_function" or ops.name_of(user.target) not in _FORMS:
+            break
+        n = user
+    return n
 
 
 def stacked_along(use: Any) -> int:

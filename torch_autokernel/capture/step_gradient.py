@@ -258,11 +258,20 @@ _NOTHING = ("aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.d
 def _plain(graph: fx.Graph) -> fx.Graph:
     """Without operations that only pass a value on."""
     for n in list(graph.nodes):
-        if ops.name_of(n.target) in _NOTHING or ops.name_of(n.target) == "aten.permute.default" and list(n.args[1]) == sorted(n.args[1]):
+        name = ops.name_of(n.target)
+        if name in _NOTHING or name == "aten.permute.default" and list(n.args[1]) == sorted(n.args[1]):
             n.replace_all_uses_with(n.args[0])
+            graph.erase_node(n)
+        elif name == "aten.copy.default" and _same_form(*n.args[:2]):
+            n.replace_all_uses_with(n.args[1])
             graph.erase_node(n)
     graph.eliminate_dead_code()
     return graph
+
+
+def _same_form(a: fx.Node, b: fx.Node) -> bool:
+    x, y = a.meta["val"], b.meta["val"]
+    return bool(x.shape == y.shape and x.dtype == y.dtype)
 
 
 def _read(graph: fx.Graph, body: Body, needs: Needs, shape: dict[str, Any]) -> Joint:

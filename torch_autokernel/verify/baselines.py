@@ -118,9 +118,26 @@ def draw(region: Region, seed: int, sets: int, distribution: str) -> list[Tensor
 
 def distribution(region: Region, seed: int) -> str:
     """`normal`, or its positive form where the region is mostly undefined on the former (denormals and NaN take other
-    paths through some instructions)."""
+    paths through some instructions), or `small` for a loop that amplifies rounding errors until nothing else is left."""
     (tensors,) = draw(region, seed, 1, "normal")
-    outputs = functions(region.reference)["reference"](*tensors, *(region.sizes[s] for s in region.signature.symbols))
+    reference, sizes = functions(region.reference)["reference"], [region.sizes[s] for s in region.signature.symbols]
+    outputs = reference(*tensors, *sizes)
+    if steps(region.signature, region.sizes) and _chaotic(outputs, reference(*_off_by_rounding(tensors), *sizes)):
+        return "small"
     floats = [o for o in outputs if o.is_floating_point() and o.numel()]
     finite = min((float(o.isfinite().float().mean()) for o in floats), default=1.0)
     return "normal" if finite > 0.99 else "normal+"
+
+
+def _off_by_rounding(tensors: Tensors) -> Tensors:
+    return [torch.where(x != 0, x * (1 + torch.finfo(x.dtype).eps), x) if x.is_floating_point() else x for x in tensors]
+
+
+def _chaotic(outputs: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """Whether outputs from inputs that differ by a rounding error differ by more than a hundredth."""
+    for x, y in zip(outputs, others, strict=True):
+        both = x.isfinite() & y.isfinite()
+        a, b = x.double()[both], y.double()[both]
+        if a.numel() and not float((a - b).square().sum()) <= 1e-4 * float(a.square().sum()):
+            return True
+    return False
