@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from torch_autokernel.capture.loop_region import Finish, Training
 from torch_autokernel.capture.loop_signature import T
-from torch_autokernel.capture.loop_training import Finish, Training
 from torch_autokernel.capture.operators import run_reference
 from torch_autokernel.capture.reference import load_reference
 from torch_autokernel.core import dims
@@ -40,7 +40,9 @@ class LoopKernels:
         """The operands that the gradient reads."""
         return [key[1] for key in self.training.inputs if key[0] == "operand"]
 
-    def gradients(self, given: Sequence[Tensor | None], saved: Sequence[Tensor], operands: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def gradients(
+        self, given: Sequence[Tensor | None], saved: Sequence[Tensor], operands: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
         """The gradients of the operands from those of the results. `saved` are the results that are kept for it."""
         training = self.training
         signature = training.backward.signature
@@ -132,8 +134,8 @@ def _all(operands: Sequence[Any], others: Sequence[Any]) -> list[Tensor]:
     for operand, other in zip(operands, others, strict=True):
         if other is not None and other[0]._version != other[1]:
             raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"a tensor of shape {tuple(other[0].shape)} is at version {other[0]._version}; expected version {other[1]} instead"
+                "one of the variables needed for gradient computation has been modified by an inplace operation: a tensor of "
+                f"shape {tuple(other[0].shape)} is at version {other[0]._version}; expected version {other[1]} instead"
             )
         out.append(operand if other is None else other[0])
     return out
@@ -145,5 +147,6 @@ def _differentiable(kernels: LoopKernels, operands: Sequence[Tensor], given: Seq
     results = kernels.plainly(*fresh, kernels.length)
     pairs = [(r, g) for r, g in zip(results, given, strict=True) if g is not None and r.requires_grad]
     wanted = [t for t, w in zip(fresh, kernels.wanted, strict=True) if w]
-    found = iter(torch.autograd.grad([r for r, _g in pairs], wanted, [g for _r, g in pairs], create_graph=True, allow_unused=True))
+    ends, grads = [r for r, _g in pairs], [g for _r, g in pairs]
+    found = iter(torch.autograd.grad(ends, wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if w else None for w in kernels.wanted]

@@ -13,20 +13,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
-from torch_autokernel.capture.direct import MISS, Plan, identity
+from torch_autokernel.capture.direct import MISS, identity
 from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
-from torch_autokernel.capture.loop_training import Loop, Training, differentiate
+from torch_autokernel.capture.loop_region import Loop
+from torch_autokernel.capture.loop_signature import T
+from torch_autokernel.capture.loop_training import differentiate
 from torch_autokernel.capture.record import Record, note
-from torch_autokernel.capture.recurrence import LEAST, capture_recurrence, longest, loops
+from torch_autokernel.capture.recurrence import LEAST, Where, capture_recurrence, longest, loops
 from torch_autokernel.capture.reference import load_reference
+from torch_autokernel.capture.signature import dtype_name
 from torch_autokernel.capture.whole import Constant, Whole, plain_forward
 from torch_autokernel.capture.witness import agree, near, witness
 from torch_autokernel.core import dims
@@ -43,9 +46,9 @@ _MAX_PLANS = 16
 _ROUNDS = 5
 # Python that says what is differentiated, or asks whether anything is: a trace does not see it.
 _TELLS = frozenset(
-    "apply backward clone data detach detach_ enable_grad grad grad_fn inference_mode is_grad_enabled is_leaf jvp vjp no_grad "
+    "apply backward data detach detach_ enable_grad grad grad_fn inference_mode is_grad_enabled is_leaf jvp vjp no_grad "
     "register_hook requires_grad requires_grad_ retain_grad set_grad_enabled checkpoint functional_call item tolist".split()
-) - {"clone"}
+)
 
 
 class _Other(Exception):
@@ -63,8 +66,6 @@ class Trainer:
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """The result, recorded by autograd, or MISS. Only for calls in a plain world, with gradients enabled."""
-        if not self.loops or forward_ad._current_level >= 0:
-            return MISS
         key = identity(args)
         if key is None:
             return MISS
@@ -72,14 +73,16 @@ class Trainer:
             key = (key, tuple([p.requires_grad for p in self.module.parameters()]))
         plan = self.plans.get(key)
         if plan is None:
-            if key in self.failed or len(self.plans) >= _MAX_PLANS or longest(args) < LEAST:
+            if key in self.failed or len(self.plans) >= _MAX_PLANS:
                 return MISS
             plan = self._plan(key, args)
         return MISS if plan is None else plan(args)
 
     def _plan(self, key: Any, args: tuple[Any, ...]) -> TrainingPlan | None:
         resolved = config.resolve(self.options)
-        made = "disabled" if resolved.disable else make_training_plan(self.function, args, self.module, resolved)
+        made: TrainingPlan | str = "disabled"
+        if not resolved.disable:
+            made = make_training_plan(self.function, args, self.module, resolved, list(self.plans.values()))
         if isinstance(made, TrainingPlan):
             self.plans[key] = made
             return made
@@ -94,10 +97,46 @@ class TrainingPlan:
     def __init__(self, whole: Whole, call: Function, kernels: LoopKernels, args: tuple[Any, ...], watched: purity.Watched,
                  module: Module) -> None:  # fmt: skip
         self.whole, self.call, self.kernels, self.watched = whole, call, kernels, watched
+        self.forms = forms(args)
+        self.scalars = [a for a in args if not isinstance(a, Tensor)]
         self.tensors = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
         self.signs = [(i, math.copysign(1.0, a)) for i, a in enumerate(args) if type(a) is float and a == 0]
         self.state = named_state(module)
         self.default_dtype = torch.get_default_dtype()
+
+    def at_length(self, args: tuple[Any, ...], watched: purity.Watched, module: Module) -> TrainingPlan | None:
+        """The same for arguments that differ in length alone, or None where they differ otherwise."""
+        where, tensors = self.whole.where, [a for a in args if isinstance(a, Tensor)]
+        if where is None or [a for a in args if not isinstance(a, Tensor)] != self.scalars or len(tensors) != len(self.forms):
+            return None
+        lengths = {t.shape[d] for k, t in enumerate(tensors) for d in range(t.dim()) if (k, d) in where}
+        if len(lengths) != 1 or _but(where, forms(args)) != _but(where, self.forms):
+            return None
+        if any(a is not b for a, b in zip(self.state, named_state(module), strict=True)):
+            return None
+        (length,), kernels = lengths, self.kernels
+        steps = dims.evaluate(kernels.training.steps, {T: length})
+        if steps < 1:
+            return None
+        region = replace(self.whole.captured.region, sizes={T: length})
+        whole = replace(self.whole, captured=replace(self.whole.captured, region=region))
+        kernels = replace(kernels, length=length, steps=steps, reached=kernels.training.reached(steps))
+        plan = TrainingPlan(whole, self.call, kernels, args, watched, module)
+        return plan if plan.fits(args) else None
+
+    def fits(self, args: tuple[Any, ...]) -> bool:
+        """Whether the loop's operands for these arguments are those that the kernels take."""
+        operands = loop_operands(self.whole, self.call, args, self.state, self.kernels.length)
+        if tuple(t.requires_grad for t in operands) != self.kernels.wanted:
+            return False
+        signature = self.kernels.training.forward.signature
+        if [dtype_name(t.dtype) for t in operands] != [s.dtype for s in signature.inputs]:
+            return False
+        try:
+            signature.bind(tuple(tuple(t.shape) for t in operands), tuple(t.stride() for t in operands))
+        except ValueError:
+            return False
+        return True
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         if torch.get_default_dtype() is not self.default_dtype or not self.watched.holds():
@@ -121,12 +160,24 @@ class TrainingPlan:
         return LoopFunction.apply(self.kernels, *operands)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def forms(args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    return [(tuple(a.shape), a.dtype, a.requires_grad) for a in args if isinstance(a, Tensor)]
+
+
+def _but(where: Where, these: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The forms without the sizes that are time."""
+    return [([n for d, n in enumerate(shape) if (k, d) not in where], more) for k, (shape, *more) in enumerate(these)]
+
+
 def named_state(module: Module) -> list[Tensor]:
     return [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
 
 
-def make_training_plan(function: Function, args: tuple[Any, ...], module: Module, config: Config) -> TrainingPlan | str:
-    """A plan for calls like this one, or the reason why there is none."""
+def make_training_plan(
+    function: Function, args: tuple[Any, ...], module: Module, config: Config, known: Sequence[TrainingPlan] = ()
+) -> TrainingPlan | str:
+    """A plan for calls like this one, or the reason why there is none. Kernels of a `known` plan for another length serve this
+    one too."""
     tensors = [*(a for a in args if isinstance(a, Tensor)), *named_state(module)]
     if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors):
         return "a tensor is not a plain one on the CPU"
@@ -137,6 +188,11 @@ def make_training_plan(function: Function, args: tuple[Any, ...], module: Module
         return f"the function speaks of gradients itself ({told[0]})"
     try:
         with _apart():
+            for other in known:
+                if (plan := other.at_length(args, watched, module)) is not None:
+                    return _refuted(plan, function, args, module, Engine.current(config).timed) or plan
+            if longest(args) < LEAST:
+                return "a loop of a few steps"
             return _planned(function, args, module, config, watched)
     except CaptureError as error:
         return error.message
@@ -165,8 +221,7 @@ def _planned(
     whole = capture_recurrence(function, args, module, structure())
     loop = Loop.of(whole.captured.region.signature)
     call, length = loop.call(), int(next(iter(whole.captured.region.sizes.values())))
-    flat = [t.detach().requires_grad_(t.requires_grad) for t in (*(a for a in args if isinstance(a, Tensor)), *named_state(module))]
-    operands = _operands(call, [flat[i] for i in whole.order], length)
+    operands = loop_operands(whole, call, args, named_state(module), length)
     wanted = tuple(t.requires_grad for t in operands)
     if not any(wanted):
         return "no gradient flows through the loop"
@@ -181,7 +236,8 @@ def _planned(
             return f"{phase}: {decision.reason}"
     forward, backward = (engine.load(entry) for entry in found if entry is not None)
     steps = dims.evaluate(loop.steps, dict(whole.captured.region.sizes))
-    kernels = LoopKernels(training, forward, backward, wanted, length, steps, training.reached(steps), load_reference(training.plainly))
+    plainly, reached = load_reference(training.plainly), training.reached(steps)
+    kernels = LoopKernels(training, forward, backward, wanted, length, steps, reached, plainly)
     plan = TrainingPlan(whole, call, kernels, args, watched, module)
     return _refuted(plan, function, args, module, engine.timed) or plan
 
@@ -202,28 +258,29 @@ def structure() -> dict[Any, Any]:
     }  # fmt: skip
 
 
-def _operands(call: Function, tensors: Sequence[Tensor], length: int) -> list[Tensor]:
-    """The loop's operands as what stands before it makes them."""
+class _Enough(Exception):
+    pass
 
-    class Enough(Exception):
-        pass
 
+def loop_operands(whole: Whole, call: Function, args: tuple[Any, ...], state: Sequence[Tensor], length: int) -> list[Tensor]:
+    """The loop's operands as what stands before it makes them of leaves like the arguments."""
     found: list[Tensor] = []
 
     def loop(operands: list[Tensor], _length: int) -> Any:
         found.extend(operands)
-        raise Enough
+        raise _Enough
 
+    flat = [t.detach().requires_grad_(t.requires_grad) for t in (*(a for a in args if isinstance(a, Tensor)), *state)]
     try:
-        call(loop, *tensors, length)
-    except Enough:
+        call(loop, *(flat[i] for i in whole.order), length)
+    except _Enough:
         pass
     return found
 
 
 # ---- beside the original ----
 class _Beside:
-    """One call, forward and backward, by the original and by the plan: on leaves of its own, with the same gradients of the results."""
+    """One call, forward and backward, by the original and by the plan: on leaves of its own, from equal gradients."""
 
     def __init__(self, plan: TrainingPlan, function: Function, args: tuple[Any, ...], module: Module) -> None:
         self.plan, self.function, self.args, self.module = plan, function, args, module

@@ -20,7 +20,8 @@ _COSTLY = frozenset(
     for name in "exp exp2 expm1 log log2 log10 log1p sigmoid tanh erf erfc sin cos tan silu gelu sqrt rsqrt".split()
 ) | {"aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor"}
 _FORMS = frozenset(f"aten.{name}" for name in (
-    "view.default", "_unsafe_view.default", "reshape.default", "permute.default", "squeeze.dim", "squeeze.dims", "unsqueeze.default",
+    "view.default", "_unsafe_view.default", "reshape.default", "permute.default", "squeeze.dim", "squeeze.dims",
+    "unsqueeze.default",
 ))  # fmt: skip
 _IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 
@@ -160,7 +161,9 @@ def closure(roots: Iterable[fx.Node], known: Mapping[fx.Node, Any]) -> set[fx.No
     return seen
 
 
-def write(graph: fx.Graph, roots: Iterable[fx.Node], known: Mapping[fx.Node, int], first: int) -> tuple[list[Any], dict[fx.Node, int]]:
+def write(
+    graph: fx.Graph, roots: Iterable[fx.Node], known: Mapping[fx.Node, int], first: int
+) -> tuple[list[Any], dict[fx.Node, int]]:
     """The operations of a loop's body from the known values (by number) to the roots, numbered from `first` on, and all values'
     numbers."""
     number, body = dict(known), list[Any]()

@@ -38,7 +38,7 @@ class LoopWriter:
 
     def __init__(self, tensors: list[torch.Tensor], length: int, a: Trace, b: Trace, first: Rolled, second: Rolled,
                  anything: bool = False) -> None:  # fmt: skip
-        """With `anything`, all operations may stand in and around the loop: the signature is for reading, not for a kernel."""
+        """With `anything`, any operation may stand in and around the loop: the signature is for reading, not for a kernel."""
         self.tensors, self.length, self.a, self.b, self.one, self.two = tensors, length, a, b, first, second
         self.anything = anything
         if len(first.prologue) != len(second.prologue) or len(first.epilogue) != len(second.epilogue):
@@ -93,7 +93,8 @@ class LoopWriter:
         name = "aten.reshape.default" if name in ("aten.view.default", "aten._unsafe_view.default") else name
         if ops.kind(name) is None and not self.anything and not (inside and name in ops.IN_LOOPS):
             raise CaptureError(f"{name} is not among the operations that a {'loop' if inside else 'region'} may hold")
-        if not self.anything and name in ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default"):
+        unlike = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default")
+        if not self.anything and name in unlike:
             raise CaptureError(f"{name} beside a loop is not understood")
         value = node.meta["val"]
         several = isinstance(value, (tuple, list))

@@ -36,8 +36,8 @@ _IGNORED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"}
 @dataclass
 class Watched:
     """What a replay depends on. `entries`: (dict, key, value) that must be identical; `cells`: closure cells and their
-    contents; `empty`: dicts that must stay empty; `reason`: why the function cannot be replayed, or None; `names`: the global and
-    attribute names that the Python text uses."""
+    contents; `empty`: dicts that must stay empty; `reason`: why the function cannot be replayed, or None; `names`: those
+    of globals and attributes in the Python text."""
 
     entries: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
     cells: list[tuple[Any, Any]] = field(default_factory=list)

@@ -95,10 +95,11 @@ def target_of(name: str) -> Any:
 class _Run:
     """The body on tensors, with the uses of invariants on the way."""
 
-    def __init__(self, body: Body, carries: Sequence[Any], indexed: Sequence[Any], outside: Sequence[Any], wanted: Sequence[bool]):
+    def __init__(self, body: Body, values: Sequence[Any], wanted: Sequence[bool] = ()) -> None:
+        """`values` are carries, slices and invariants; `wanted` says which invariants want gradients."""
         self.body, self.uses = body, list[Use]()
-        self.values: list[Any] = [*carries, *indexed, *outside]
-        self.first = len(carries) + len(indexed)
+        self.values = list(values)
+        self.first = len(body.carries) + len(body.indexed)
         self.wanted = {self.first + k for k, w in enumerate(wanted) if w}
         self.splits: dict[tuple[int, int, int], Any] = {}
         self.base = len(self.values)
@@ -112,7 +113,8 @@ class _Run:
             return op  # its pieces are slices, see `_piece`
         reads = [r.index for r in _refs((*op.args, *op.kwargs.values())) if r.index in self.wanted]
         sides = _FACTORS.get(op.target, ())
-        if len(reads) != len(set(reads)) or len(reads) > 1 and op.target in _FACTORS and len(set(reads) & self._at(op, sides)) > 1:
+        factors = [op.args[a].index for a in sides]
+        if len(reads) != len(set(reads)) or len(set(reads) & set(factors)) > 1:
             raise CaptureError(f"{op.target} reads what is the same in all steps twice")
         local: dict[int, torch.Tensor] = {}
         made: list[tuple[Use, int]] = []
@@ -135,9 +137,6 @@ class _Run:
             self.uses.append(use)
         return out
 
-    def _at(self, op: Op, sides: Sequence[int]) -> set[int]:
-        return {op.args[a].index for a in sides}
-
     def _piece(self, op: Op) -> Any:
         """A result of an operation with several; of a split, what was written into that place last, if anything was."""
         made = self.values[op.args[0].index]
@@ -149,7 +148,9 @@ class _Run:
         stop = start + op.shape[dim % rank]
         while source >= self.base:
             writer = self.body.ops[source - self.base]
-            if writer.target != "aten.slice_scatter.default" or writer.kwargs or len(writer.args) != 5 or writer.args[2] % rank != dim % rank:
+            if writer.target != "aten.slice_scatter.default" or writer.kwargs or len(writer.args) != 5:
+                break
+            if writer.args[2] % rank != dim % rank:
                 break
             low, high = writer.args[3], min(writer.args[4], writer.shape[dim % rank])
             if (low, high) == (start, stop):
@@ -188,13 +189,15 @@ def step_tensors(body: Body, needs: Needs) -> Iterator[Callable[[], tuple[list[t
     from torch._subclasses import FakeTensorMode
 
     def make() -> tuple[list[torch.Tensor], ...]:
-        return tuple(
-            [torch.empty(shape, dtype=getattr(torch, dtype)).requires_grad_(w) for (shape, dtype), w in zip(specs, want, strict=True)]
-            for specs, want in zip((body.carries, body.indexed, body.outside), needs.all, strict=True)
-        )
+        parts = zip((body.carries, body.indexed, body.outside), needs.all, strict=True)
+        return tuple([_empty(*spec).requires_grad_(w) for spec, w in zip(specs, want, strict=True)] for specs, want in parts)
 
     with FakeTensorMode(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         yield make
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
 def edges(body: Body, needs: Needs) -> dict[tuple[int, int], tuple[set[int], set[int]]]:
@@ -206,7 +209,7 @@ def edges(body: Body, needs: Needs) -> dict[tuple[int, int], tuple[set[int], set
             if dtype in ops.FLOATS and (kind == 0 or needs.all[kind][k]):
                 alone = Needs(*(tuple(kind == n and k == j for j in range(len(w))) for n, w in enumerate(needs.all)))
                 with step_tensors(body, alone) as make:
-                    values = _Run(body, *make(), ()).values
+                    values = _Run(body, [t for part in make() for t in part]).values
                 found[kind, k] = (
                     {i for i, n in enumerate(body.nexts) if values[n].requires_grad},
                     {i for i, n in enumerate(body.outs) if values[n].requires_grad},
@@ -228,7 +231,7 @@ def trace_step(body: Body, needs: Needs) -> Joint:
         given = list(flat)
         parts = [[given.pop(0).detach().requires_grad_(w) for w in want] for want in needs.all[:2]]
         outside = [given.pop(0) for _ in range(sizes[2])]
-        run = _Run(body, *parts, outside, needs.outside)
+        run = _Run(body, [*parts[0], *parts[1], *outside], needs.outside)
         values = run.values
         recorded = [values[n] for n in (*body.nexts, *body.outs)]
         told = [v.requires_grad and (i >= sizes[0] or needs.carries[i]) for i, v in enumerate(recorded)]
@@ -244,7 +247,7 @@ def trace_step(body: Body, needs: Needs) -> Joint:
 
     with step_tensors(body, Needs(*((False,) * n for n in sizes))) as make, tracing_alone():
         flat = [t for part in make() for t in part]
-        run = _Run(body, flat[: sizes[0]], flat[sizes[0] : sum(sizes[:2])], flat[sum(sizes[:2]) :], ())
+        run = _Run(body, flat)
         flat += [torch.empty_like(run.values[n]).contiguous() for n in (*body.nexts, *body.outs)]
         gm = make_fx(joint, decomposition_table=select_decomp_table())(*flat)
         gm = make_fx(torch.func.functionalize(gm))(*flat)

@@ -149,8 +149,8 @@ class Reads:
         self._splits: dict[str, Affine] = {}
 
     def walk(self, node: Node, index: Index) -> None:
-        """Follow everything that the node reads at this index. An axis that must be split becomes two everywhere; where it is one
-        over slices, SplitNeeded is raised."""
+        """Follow everything that the node reads at this index. An axis that must be split becomes two everywhere; SplitNeeded
+        is raised where it is one over slices."""
         while True:
             try:
                 return self._walk(node, index)
@@ -164,7 +164,8 @@ class Reads:
         assert size is not None
         self.space.ranges |= {need.axis: Range(0, size), inner: Range(0, need.inner)}
         parts = Affine.axis(need.axis).times(need.inner) + Affine.axis(inner)
-        self._splits = {a: e.substitute(need.axis, parts) for a, e in {need.axis: Affine.axis(need.axis), **self._splits}.items()}
+        self._splits.setdefault(need.axis, Affine.axis(need.axis))
+        self._splits = {a: e.substitute(need.axis, parts) for a, e in self._splits.items()}
         self.states, self.sums, self.costly, self._seen = set(), {}, set(), set()
         return tuple(i.substitute(need.axis, parts) for i in index)
 
