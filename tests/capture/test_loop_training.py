@@ -269,6 +269,16 @@ def test_parameters_changed_in_place_between_calls(engine: ReferenceEngine) -> N
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0][-1] < 0.8 * losses[0][0]
 
 
+def test_a_parameter_that_is_another_one_now(engine: ReferenceEngine) -> None:
+    pair = Pair(*cell("gru"))
+    pair.check(everything)
+    assert pair.module is not None
+    pair.module.cell.weight_hh = torch.nn.Parameter(rn(36, 12) * 0.3)
+    pair.state = list(pair.module.parameters())
+    pair.check(everything)
+    assert pair.fast.trainer.renewals == 1 and len(pair.fast.trainer.plans) == 1
+
+
 def test_backward_twice(engine: ReferenceEngine) -> None:
     pair = Pair(*cell("elman"))
     leaves = pair.leaves()
@@ -353,6 +363,28 @@ def test_other_worlds(engine: ReferenceEngine) -> None:
         with torch.no_grad():
             tangent = torch.autograd.forward_ad.unpack_dual(pair.fast(dual, *args[1:])).tangent
     assert tangent is not None
+
+
+def test_many_gradients_at_once(engine: ReferenceEngine) -> None:
+    """The backward runs under vmap."""
+    pair = Pair(*cell("elman"))
+    pair.check(everything)
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda w, f=f: f(*pair.args[:2], w, *pair.args[3:]), pair.args[2], vectorize=True)
+        for f in (pair.fast, pair.plain)
+    ]
+    torch.testing.assert_close(*jacobians, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mode_sees_the_backward(engine: ReferenceEngine) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    pair = Pair(*cell("elman"))
+    pair.check(everything)
+    loss, leaves = everything(pair.fast(*(leaves := pair.leaves()))), leaves
+    with FlopCounterMode(display=False) as counter:
+        loss.backward()
+    assert counter.get_total_flops() > 29 * 2 * 2 * 3 * 10 * 10
 
 
 # ---- what is not done ----

@@ -10,7 +10,6 @@ import torch
 
 from torch_autokernel.capture.loop_region import Finish, Training
 from torch_autokernel.capture.loop_signature import T
-from torch_autokernel.capture.operators import run_reference
 from torch_autokernel.capture.reference import load_reference
 from torch_autokernel.core import dims
 from torch_autokernel.core.errors import GuardMiss
@@ -58,12 +57,7 @@ class LoopKernels:
                 tensor = operands[key[1]]
                 assert tensor is not None
                 tensors.append(tensor)
-        try:
-            results = self.backward(*tensors)
-        except GuardMiss:
-            if self._reference is None:
-                self._reference = load_reference(training.backward.reference)
-            results = run_reference(signature, self._reference, tensors)
+        results = self._run(tensors)
         there = set().union(*(r for r, g in zip(self.reached, given, strict=True) if g is not None))
         out: list[Tensor | None] = [None] * len(self.wanted)
         for f in training.finish:
@@ -72,6 +66,18 @@ class LoopKernels:
                 before = out[f.operand]
                 out[f.operand] = made if before is None else before + made
         return out
+
+    def _run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradient's loop: the kernel's, or the reference's where the kernel does not take the tensors or where they are
+        being looked at (vmap, compiled autograd, modes)."""
+        if ordinary(tensors):
+            try:
+                return self.backward(*tensors)
+            except GuardMiss:
+                pass
+        if self._reference is None:
+            self._reference = load_reference(self.training.backward.reference)
+        return self._reference(*tensors, self.steps)
 
     def _added(self, given: Sequence[Tensor | None], spec: TensorSpec) -> Tensor:
         """The sum of what is given, dense; zeros where nothing is."""
@@ -97,9 +103,26 @@ class LoopKernels:
         if f.kind == "product":
             other, at = saved[f.other - self.training.results], result.dim() - 3
             if f.side == 1:
-                return other.flatten(at, at + 1).mT @ result.flatten(at, at + 1)
-            return result.flatten(-2) @ other.flatten(-2).mT
+                return _joined(other, at).mT @ _joined(result, at)
+            return _joined(result, -2) @ _joined(other, -2).mT
         return result
+
+
+def _joined(t: Tensor, at: int) -> Tensor:
+    """With two dimensions as one, in words that vmap knows."""
+    shape = list(t.shape)
+    at %= len(shape)
+    return t.reshape([*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :]])
+
+
+_CPU, _keys = torch._C.DispatchKey.CPU, torch._C._dispatch_keys
+
+
+def ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether the tensors are memory, and nobody looks at what is done to them."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() or torch.compiler.is_compiling():
+        return False
+    return all(type(t) in (Tensor, torch.nn.Parameter) and _keys(t).has(_CPU) for t in tensors)
 
 
 class LoopFunction(torch.autograd.Function):

@@ -26,6 +26,7 @@ from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.loop_training import differentiate
+from torch_autokernel.capture.ops import LOOP
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, Where, capture_recurrence, longest, loops
 from torch_autokernel.capture.reference import load_reference
@@ -35,6 +36,7 @@ from torch_autokernel.capture.witness import agree, near, witness
 from torch_autokernel.core import dims
 from torch_autokernel.core.config import Config, config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
+from torch_autokernel.core.types import Signature
 from torch_autokernel.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ Tensor = torch.Tensor
 Module = torch.nn.Module | None
 Function = Callable[..., Any]
 
-_MAX_PLANS = 16
+_MAX_PLANS = 256  # one for each length
+_MAX_RENEWALS = 8
 _ROUNDS = 5
 # Python that says what is differentiated, or asks whether anything is: a trace does not see it.
 _TELLS = frozenset(
@@ -63,6 +66,7 @@ class Trainer:
         self.loops = loops(function, module)
         self.plans: dict[Any, TrainingPlan] = {}
         self.failed: dict[Any, str] = {}
+        self.renewals = 0
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """The result, recorded by autograd, or MISS. Only for calls in a plain world, with gradients enabled."""
@@ -72,6 +76,10 @@ class Trainer:
         if self.module is not None:
             key = (key, tuple([p.requires_grad for p in self.module.parameters()]))
         plan = self.plans.get(key)
+        if plan is not None and not plan.watched.holds() and self.renewals < _MAX_RENEWALS:
+            self.renewals += 1
+            self.plans.clear()
+            plan = None
         if plan is None:
             if key in self.failed or len(self.plans) >= _MAX_PLANS:
                 return MISS
@@ -190,7 +198,8 @@ def make_training_plan(
         with _apart():
             for other in known:
                 if (plan := other.at_length(args, watched, module)) is not None:
-                    return _refuted(plan, function, args, module, Engine.current(config).timed) or plan
+                    shorter = plan.kernels.length < other.kernels.length  # a longer loop gains no less
+                    return _refuted(plan, function, args, module, shorter and Engine.current(config).timed) or plan
             if longest(args) < LEAST:
                 return "a loop of a few steps"
             return _planned(function, args, module, config, watched)
@@ -220,6 +229,8 @@ def _planned(
 ) -> TrainingPlan | str:
     whole = capture_recurrence(function, args, module, structure())
     loop = Loop.of(whole.captured.region.signature)
+    if any("detach" in name for name in targets(whole.captured.region.signature)):
+        return "a gradient is stopped within the function"
     call, length = loop.call(), int(next(iter(whole.captured.region.sizes.values())))
     operands = loop_operands(whole, call, args, named_state(module), length)
     wanted = tuple(t.requires_grad for t in operands)
@@ -240,6 +251,12 @@ def _planned(
     kernels = LoopKernels(training, forward, backward, wanted, length, steps, reached, plainly)
     plan = TrainingPlan(whole, call, kernels, args, watched, module)
     return _refuted(plan, function, args, module, engine.timed) or plan
+
+
+def targets(signature: Signature) -> list[str]:
+    """The names of all operations, those of a loop's body among them."""
+    inside = [target for op in signature.ops if op.target == LOOP for target, *_ in op.args[4]]
+    return [*(op.target for op in signature.ops), *inside]
 
 
 def structure() -> dict[Any, Any]:
