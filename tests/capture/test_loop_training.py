@@ -382,8 +382,10 @@ def test_a_mode_sees_the_backward(engine: ReferenceEngine) -> None:
     pair = Pair(*cell("elman"))
     pair.check(everything)
     loss, leaves = everything(pair.fast(*(leaves := pair.leaves()))), leaves
+    calls = len(engine.calls)
     with FlopCounterMode(display=False) as counter:
         loss.backward()
+    assert len(engine.calls) == calls
     assert counter.get_total_flops() > 29 * 2 * 2 * 3 * 10 * 10
 
 
