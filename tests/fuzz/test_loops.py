@@ -7,13 +7,14 @@ import random
 import pytest
 
 from tests.fuzz import scans
-from tests.fuzz.loops import check
+from tests.fuzz.loops import check, check_gradients
 
 
 def test_a_few_random_loops() -> None:
     start = random.SystemRandom().randrange(1 << 30)
     for seed in range(start, start + 3):
         check(seed)
+        check_gradients(seed)
 
 
 @pytest.mark.slow
@@ -34,3 +35,10 @@ def test_many_random_scans_and_layers() -> None:
     start = random.SystemRandom().randrange(1 << 30)
     outcomes = [scans.check(seed) for seed in range(start, start + 30)]
     assert outcomes.count("same") >= 15, outcomes
+
+
+@pytest.mark.slow
+def test_gradients_of_many_random_loops() -> None:
+    start = random.SystemRandom().randrange(1 << 30)
+    outcomes = [check_gradients(seed) for seed in range(start, start + 40)]
+    assert outcomes.count("same") >= 5, outcomes

@@ -20,6 +20,7 @@ from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
+from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, UsageError
 
@@ -45,10 +46,12 @@ class Accelerated:
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.patience and not self.plans:
+        if self.patience and not self.plans and not self.trainer.loops:
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._otherwise(*args, **kwargs)
         if not kwargs and direct.plain_world():
+            if self.trainer.loops and self._records(args) and (result := self.trainer(args)) is not direct.MISS:
+                return result
             if direct.records(args):
                 self.patience = _PATIENCE
                 return self._otherwise(*args)
@@ -62,6 +65,16 @@ class Accelerated:
         elif traces_here():  # a decorated function within another one that is being traced is just its text
             return self._plain(*args, **kwargs)
         return self._otherwise(*args, **kwargs)
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        return Trainer(self.original, self.module, self.options)
+
+    def _records(self, args: tuple[Any, ...]) -> bool:
+        """Whether autograd records what is done to the arguments or to the module's parameters."""
+        if direct.records(args):
+            return True
+        return self.module is not None and torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters())
 
     @property
     def _plain(self) -> Callable[..., Any]:

@@ -38,10 +38,12 @@ _autocast = torch.is_autocast_enabled
 _compiling = torch.compiler.is_compiling
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _tracing = torch._C._get_tracing_state
+_dual = torch.autograd.forward_ad
 
 
 def plain_world() -> bool:
-    """Whether nothing around the call changes what operations mean: no autocast, vmap, modes, tracing or compilation."""
+    """Whether nothing around the call changes what operations mean: no autocast, vmap, modes, forward derivatives, tracing or
+    compilation."""
     return not (
         _dispatch_modes()
         or _function_modes()
@@ -49,6 +51,7 @@ def plain_world() -> bool:
         or _compiling()
         or _functorch_level() is not None
         or _tracing()
+        or _dual._current_level >= 0
     )
 
 

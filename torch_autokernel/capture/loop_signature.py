@@ -36,10 +36,11 @@ class Trace(Protocol):
 class LoopWriter:
     """One signature from two traces that differ in length."""
 
-    def __init__(
-        self, tensors: list[torch.Tensor], length: int, a: Trace, b: Trace, first: Rolled, second: Rolled
-    ) -> None:  # fmt: skip
+    def __init__(self, tensors: list[torch.Tensor], length: int, a: Trace, b: Trace, first: Rolled, second: Rolled,
+                 anything: bool = False) -> None:  # fmt: skip
+        """With `anything`, any operation may stand in and around the loop: the signature is for reading, not for a kernel."""
         self.tensors, self.length, self.a, self.b, self.one, self.two = tensors, length, a, b, first, second
+        self.anything = anything
         if len(first.prologue) != len(second.prologue) or len(first.epilogue) != len(second.epilogue):
             raise CaptureError("what stands around the loop grows with the length")
         if len(first.body) != len(second.body):
@@ -90,9 +91,10 @@ class LoopWriter:
     def op(self, node: fx.Node, number: dict[fx.Node, int], inside: bool) -> Op:
         name = ops.name_of(node.target)
         name = "aten.reshape.default" if name in ("aten.view.default", "aten._unsafe_view.default") else name
-        if ops.kind(name) is None and not (inside and name in ops.IN_LOOPS):
+        if ops.kind(name) is None and not self.anything and not (inside and name in ops.IN_LOOPS):
             raise CaptureError(f"{name} is not among the operations that a {'loop' if inside else 'region'} may hold")
-        if name in ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default"):
+        unlike = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default")
+        if not self.anything and name in unlike:
             raise CaptureError(f"{name} beside a loop is not understood")
         value = node.meta["val"]
         several = isinstance(value, (tuple, list))
@@ -169,21 +171,11 @@ class LoopWriter:
         self.number = {p: i for i, p in enumerate(self.inputs)}
 
     def _in_spec(self, node: fx.Node) -> TensorSpec:
-        """Shape with the length as a symbol, strides as they are at hand."""
         tensor = self.tensors[self.a.placeholders.index(node)]
         name = dtype_name(tensor.dtype)
-        if name not in ops.FLOATS or tensor.layout is not torch.strided:
+        if name not in ops.FLOATS and not self.anything or tensor.layout is not torch.strided:
             raise CaptureError(f"an input is {name}: only floats are understood beside a loop")
-        shape = self.sizes(node)
-        stride: list[Dim] = [0] * len(shape)
-        expected: Dim = 1
-        known = {T: self.length}
-        for d in sorted(range(len(shape)), key=lambda d: (tensor.stride(d), -d)):
-            if tensor.shape[d] == 1 or tensor.stride(d) == 0:
-                continue
-            stride[d] = expected if dims.evaluate(expected, known) == tensor.stride(d) else tensor.stride(d)
-            expected = dims.mul(stride[d], shape[d])
-        return TensorSpec(shape, name, tuple(stride), "cpu", DTYPE_BYTES[name])
+        return input_spec(tensor, self.sizes(node), self.length)
 
     def _out_spec(self, node: fx.Node) -> TensorSpec:
         """As eager lays it out, read off the strides at two lengths."""
@@ -198,6 +190,20 @@ class LoopWriter:
 
     def twin_value(self, node: fx.Node) -> torch.Tensor:
         return self.twin[node].meta["val"]  # type: ignore[no-any-return]
+
+
+def input_spec(tensor: torch.Tensor, shape: tuple[Dim, ...], length: int) -> TensorSpec:
+    """Shape with the length as a symbol, strides as they are at hand."""
+    stride: list[Dim] = [0] * len(shape)
+    expected: Dim = 1
+    known = {T: length}
+    for d in sorted(range(len(shape)), key=lambda d: (tensor.stride(d), -d)):
+        if tensor.shape[d] == 1 or tensor.stride(d) == 0:
+            continue
+        stride[d] = expected if dims.evaluate(expected, known) == tensor.stride(d) else tensor.stride(d)
+        expected = dims.mul(stride[d], shape[d])
+    name = dtype_name(tensor.dtype)
+    return TensorSpec(shape, name, tuple(stride), "cpu", DTYPE_BYTES[name])
 
 
 def _said(d: Dim) -> Any:

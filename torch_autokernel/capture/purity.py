@@ -36,12 +36,14 @@ _IGNORED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"}
 @dataclass
 class Watched:
     """What a replay depends on. `entries`: (dict, key, value) that must be identical; `cells`: closure cells and their
-    contents; `empty`: dicts that must stay empty; `reason`: why the function cannot be replayed, or None."""
+    contents; `empty`: dicts that must stay empty; `reason`: why the function cannot be replayed, or None; `names`: those
+    of globals and attributes in the Python text."""
 
     entries: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
     cells: list[tuple[Any, Any]] = field(default_factory=list)
     empty: list[Any] = field(default_factory=list)
     reason: str | None = None
+    names: frozenset[str] = frozenset()
 
     def holds(self) -> bool:
         for space, key, value in self.entries:
@@ -64,6 +66,7 @@ def watch(function: Any, module: torch.nn.Module | None = None) -> Watched:
         inspector.names_of_modules()
     except _Impure as impure:
         inspector.found.reason = str(impure)
+    inspector.found.names = frozenset(inspector.names)
     return inspector.found
 
 

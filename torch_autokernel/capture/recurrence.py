@@ -11,7 +11,7 @@ import dis
 import itertools
 import logging
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,16 +34,20 @@ LENGTHS = (7, 9, 11, 13, 15, 17)
 LEAST = 8  # a shorter loop is not worth it
 _MOST_CALLS = 2000
 UNROLLED = 64  # a longer one is not traced step by step
+Table = Mapping[Any, Callable[..., Any]]
 Where = frozenset[tuple[int, int]]  # (tensor argument, dimension) pairs that are as long as the loop
 
 
-def capture_recurrence(function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None) -> Whole:
-    """The call as one region with a loop; raises CaptureError with the reason where it is none."""
+def capture_recurrence(
+    function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None, table: Table | None = None
+) -> Whole:
+    """The call as one region with a loop; raises CaptureError with the reason where it is none. With a `table` operations are
+    taken apart by it alone, and any may stand in and around the loop: the region is for reading, not for a kernel."""
     reasons = []
     for where in _hypotheses(args):
         try:
             with _quietly():
-                return _Capture(function, args, module, where).whole()
+                return _Capture(function, args, module, where, table).whole()
         except _NotTime as error:
             log.debug("not time, %s: %s", sorted(where), error.message)
         except CaptureError as error:
@@ -139,9 +143,10 @@ def resized(args: Sequence[Any], where: Where, length: int) -> list[Any]:
 class _Traced:
     """The call at one length."""
 
-    def __init__(self, function: Callable[..., Any], args: Sequence[Any], module: Any, where: Where, length: int) -> None:
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any], module: Any, where: Where, length: int,
+                 table: Table | None) -> None:  # fmt: skip
         with _Few():
-            gm, self.spec, self.names = trace(function, resized(args, where, length), module)
+            gm, self.spec, self.names = trace(function, resized(args, where, length), module, table)
         self.graph = _functional(gm).graph
         share(self.graph, length)
         self.length = length
@@ -183,8 +188,9 @@ def _functional(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 class _Capture:
-    def __init__(self, function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None, where: Where) -> None:
-        self.function, self.args, self.module, self.where = function, args, module, where
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None, where: Where,
+                 table: Table | None) -> None:  # fmt: skip
+        self.function, self.args, self.module, self.where, self.table = function, args, module, where, table
         self.tensors = [a for a in args if isinstance(a, torch.Tensor)]
         named = {} if module is None else {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self.tensors += list(named.values())
@@ -195,7 +201,7 @@ class _Capture:
         self.length = int(self.tensors[i].shape[d])
 
     def make(self, length: int) -> _Traced:
-        return _Traced(self.function, self.args, self.module, self.where, length)
+        return _Traced(self.function, self.args, self.module, self.where, length, self.table)
 
     def whole(self) -> Whole:
         try:
@@ -215,10 +221,11 @@ class _Capture:
         period = grown // (longer.length - short.length)
         first = roll(short.graph, period, short.length)
         second = roll(longer.graph, period, longer.length)
-        writer = LoopWriter(self.tensors, self.length, short, longer, first, second)
+        writer = LoopWriter(self.tensors, self.length, short, longer, first, second, self.table is not None)
         signature = writer.signature()
         third = self.make(self.lengths[2])
-        again = LoopWriter(self.tensors, self.length, short, third, first, roll(third.graph, period, third.length)).signature()
+        rolled = roll(third.graph, period, third.length)
+        again = LoopWriter(self.tensors, self.length, short, third, first, rolled, self.table is not None).signature()
         if again.to_json() != signature.to_json():
             raise CaptureError("the loop is another one at other lengths")
         region = Region(signature, print_reference(signature), {T: self.length}, ())

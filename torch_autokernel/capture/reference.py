@@ -11,7 +11,7 @@ raises CaptureError.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,19 @@ def print_reference(signature: Signature) -> str:
             lines += _loop(op, names, names[count + i])
             continue
         lines.append(f"    {names[count + i]} = {_call(op, names)}")
+    lines.append(f"    return ({', '.join(names[o] for o in signature.outputs)},)")
+    return "\n".join(lines) + "\n"
+
+
+def print_around(signature: Signature, operands: Sequence[int]) -> str:
+    """What stands around the signature's only loop: a function `reference(loop, x0, ..., s0)` in which `loop([operands], s0)`
+    gives the loop's results."""
+    count = len(signature.inputs)
+    names = [f"x{i}" for i in range(count)] + [f"v{count + i}" for i in range(len(signature.ops))]
+    lines = [f"def reference({', '.join(['loop', *names[:count], *signature.symbols])}):"]
+    for i, op in enumerate(signature.ops):
+        given = f"loop([{', '.join(names[k] for k in operands)}], {', '.join(signature.symbols)})"
+        lines.append(f"    {names[count + i]} = {given if op.target == 'loop' else _call(op, names)}")
     lines.append(f"    return ({', '.join(names[o] for o in signature.outputs)},)")
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from torch_autokernel.core.types import Op, Ref, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import Call, lowered, size
 from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
-from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded
+from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, divide
 from torch_autokernel.propose.ir import Index, Node
 from torch_autokernel.propose.pull import operand_index
 
@@ -146,8 +146,30 @@ class Reads:
         self.sums: dict[Node, set[Index]] = {}
         self.costly: set[Index] = set()
         self._seen: set[tuple[int, Index]] = set()
+        self._splits: dict[str, Affine] = {}
 
     def walk(self, node: Node, index: Index) -> None:
+        """Follow everything that the node reads at this index. An axis that must be split becomes two everywhere; SplitNeeded
+        is raised where it is one over slices."""
+        while True:
+            try:
+                return self._walk(node, index)
+            except SplitNeeded as need:
+                if need.axis.startswith("^"):
+                    raise
+                index = self._split(need, index)
+
+    def _split(self, need: SplitNeeded, index: Index) -> Index:
+        inner, size = f"{need.axis}'{len(self.space.ranges)}", divide(self.space.ranges[need.axis].high, need.inner)
+        assert size is not None
+        self.space.ranges |= {need.axis: Range(0, size), inner: Range(0, need.inner)}
+        parts = Affine.axis(need.axis).times(need.inner) + Affine.axis(inner)
+        self._splits.setdefault(need.axis, Affine.axis(need.axis))
+        self._splits = {a: e.substitute(need.axis, parts) for a, e in self._splits.items()}
+        self.states, self.sums, self.costly, self._seen = set(), {}, set(), set()
+        return tuple(i.substitute(need.axis, parts) for i in index)
+
+    def _walk(self, node: Node, index: Index) -> None:
         todo = [(node, index)]
         while todo:
             n, i = todo.pop()
@@ -178,8 +200,8 @@ class Reads:
         out = list(operand_index(n, i))
         for d in n.dims:
             name = f"k{id(n)}_{d}"
-            self.space.ranges[name] = Range(0, n.args[0].shape[d])
-            out[d] = ZERO if n.args[0].shape[d] == 1 else Affine.axis(name)
+            self.space.ranges.setdefault(name, Range(0, n.args[0].shape[d]))
+            out[d] = ZERO if n.args[0].shape[d] == 1 else self._splits.get(name, Affine.axis(name))
         return tuple(out)
 
 
@@ -206,6 +228,8 @@ def find_parallel(cell: Cell, enough: int) -> None:
         except (Refused, SplitNeeded):
             continue
         many = prod(n for _w, _o, n in cell.parallel if isinstance(n, int)) >= enough
+        if found is not None and any(found[1][k] == outs[k] for _w, outs, _n in cell.parallel for k in outs):
+            continue
         if found is not None and not (many and _shares(cell, found[0])):
             cell.parallel.append((*found, cell.state[0].shape[d]))
 
@@ -233,7 +257,7 @@ def _follow(cell: Cell, where: dict[int, int]) -> tuple[dict[int, int], dict[int
                 e = _only(index, "^p")
                 if e is None or where.setdefault(number[label], e) != e:
                     return None
-    outs = {k: _out_dim(out, where, number) for k, out in enumerate(cell.outs)}
+    outs = {k: _out_dim(out, where, number, extent) for k, out in enumerate(cell.outs)}
     return None if None in outs.values() else (where, outs)  # type: ignore[return-value]
 
 
@@ -251,7 +275,8 @@ def _only(index: Index, axis: str) -> int | None:
     return found[0] if len(found) == 1 and index[found[0]] == Affine.axis(axis) else None
 
 
-def _out_dim(out: Out, where: Mapping[int, int], number: Mapping[str, int]) -> int | None:
+def _out_dim(out: Out, where: Mapping[int, int], number: Mapping[str, int], extent: Dim) -> int | None:
+    """The result's dimension that goes with these of the states; for one that reads no state any of that size will do."""
     axes = set()
     for label, index in _reads(out.node, "o", {}).states:
         if label in number:
@@ -259,7 +284,11 @@ def _out_dim(out: Out, where: Mapping[int, int], number: Mapping[str, int]) -> i
             if len(at.terms) != 1 or at.const != 0 or at.terms[0][1] != 1 or _only(index, at.terms[0][0]) is None:
                 return None
             axes.add(at.terms[0][0])
-    return int(axes.pop()[1:]) if len(axes) == 1 and all(a[0] == "o" for a in axes) else None
+    if not axes:
+        same = [e for e, n in enumerate(out.node.shape) if n == extent]
+        return next((e for e in same if e == where[0]), same[0] if same else None)
+    found = axes.pop() if len(axes) == 1 else ""
+    return int(found[1:]) if found[:1] == "o" and found[1:].isdigit() else None
 
 
 def layout(cell: Cell, i: int) -> list[int]:

@@ -63,7 +63,7 @@ class Recurrence:
         find_parallel(self.cell, 2 * self.threads)
         try:
             return self._print()
-        except Refused:
+        except (Refused, SplitNeeded):
             if not self.cell.parallel:
                 raise
             self.cell.parallel = []

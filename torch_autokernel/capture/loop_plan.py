@@ -1,0 +1,387 @@
+"""Training calls of a forward with a loop over time: from the user's arguments to the loop's two kernels.
+
+A plan is for calls of one kind (sizes, strides, which tensors want gradients). It is used where both kernels were found, and
+where beside the original, at the length at hand, it gave the same results and gradients and was no slower forward and backward
+together. Every other call is for torch.compile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from torch_autokernel.capture import purity
+from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.direct import MISS, identity
+from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
+from torch_autokernel.capture.loop_region import Loop
+from torch_autokernel.capture.loop_signature import T
+from torch_autokernel.capture.loop_training import differentiate
+from torch_autokernel.capture.ops import LOOP
+from torch_autokernel.capture.record import Record, note
+from torch_autokernel.capture.recurrence import LEAST, Where, capture_recurrence, longest, loops
+from torch_autokernel.capture.reference import load_reference
+from torch_autokernel.capture.signature import dtype_name
+from torch_autokernel.capture.whole import Constant, Whole, plain_forward
+from torch_autokernel.capture.witness import agree, near, witness
+from torch_autokernel.core import dims
+from torch_autokernel.core.config import Config, config
+from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
+from torch_autokernel.core.types import Signature
+from torch_autokernel.engine import Engine
+
+log = logging.getLogger(__name__)
+Tensor = torch.Tensor
+Module = torch.nn.Module | None
+Function = Callable[..., Any]
+
+_MAX_PLANS = 256  # one for each length
+_MAX_RENEWALS = 8
+_ROUNDS = 5
+# Python that says what is differentiated, or asks whether anything is: a trace does not see it.
+_TELLS = frozenset(
+    "apply backward data detach detach_ enable_grad grad grad_fn inference_mode is_grad_enabled is_leaf jvp vjp no_grad "
+    "register_hook requires_grad requires_grad_ retain_grad set_grad_enabled checkpoint functional_call item tolist".split()
+)
+
+
+class _Other(Exception):
+    """The operands want other gradients than the plan's."""
+
+
+class Trainer:
+    """The plans of one decorated callable."""
+
+    def __init__(self, function: Function, module: Module, options: dict[str, Any]) -> None:
+        self.function, self.module, self.options = function, module, options
+        self.loops = loops(function, module)
+        self.plans: dict[Any, TrainingPlan] = {}
+        self.failed: dict[Any, str] = {}
+        self.renewals = 0
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """The result, recorded by autograd, or MISS. Only for calls in a plain world, with gradients enabled."""
+        key = identity(args)
+        if key is None:
+            return MISS
+        if self.module is not None:
+            key = (key, tuple([p.requires_grad for p in self.module.parameters()]))
+        plan = self.plans.get(key)
+        if plan is not None and not plan.watched.holds() and self.renewals < _MAX_RENEWALS:
+            self.renewals += 1
+            self.plans.clear()
+            plan = None
+        if plan is None:
+            if key in self.failed or len(self.plans) >= _MAX_PLANS:
+                return MISS
+            plan = self._plan(key, args)
+        return MISS if plan is None else plan(args)
+
+    def _plan(self, key: Any, args: tuple[Any, ...]) -> TrainingPlan | None:
+        resolved = config.resolve(self.options)
+        made: TrainingPlan | str = "disabled"
+        if not resolved.disable:
+            made = make_training_plan(self.function, args, self.module, resolved, list(self.plans.values()))
+        if isinstance(made, TrainingPlan):
+            self.plans[key] = made
+            return made
+        self.failed[key] = made
+        log.info("%s is not trained by kernels: %s", getattr(self.function, "__qualname__", self.function), made)
+        return None
+
+
+class TrainingPlan:
+    """Calls of one kind, which is what the trainer's key says."""
+
+    def __init__(self, whole: Whole, call: Function, kernels: LoopKernels, args: tuple[Any, ...], watched: purity.Watched,
+                 module: Module) -> None:  # fmt: skip
+        self.whole, self.call, self.kernels, self.watched = whole, call, kernels, watched
+        self.forms = forms(args)
+        self.scalars = [a for a in args if not isinstance(a, Tensor)]
+        self.tensors = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+        self.signs = [(i, math.copysign(1.0, a)) for i, a in enumerate(args) if type(a) is float and a == 0]
+        self.state = named_state(module)
+        self.default_dtype = torch.get_default_dtype()
+
+    def at_length(self, args: tuple[Any, ...], watched: purity.Watched, module: Module) -> TrainingPlan | None:
+        """The same for arguments that differ in length alone, or None where they differ otherwise."""
+        where, tensors = self.whole.where, [a for a in args if isinstance(a, Tensor)]
+        if where is None or [a for a in args if not isinstance(a, Tensor)] != self.scalars or len(tensors) != len(self.forms):
+            return None
+        lengths = {t.shape[d] for k, t in enumerate(tensors) for d in range(t.dim()) if (k, d) in where}
+        if len(lengths) != 1 or _but(where, forms(args)) != _but(where, self.forms):
+            return None
+        if any(a is not b for a, b in zip(self.state, named_state(module), strict=True)):
+            return None
+        (length,), kernels = lengths, self.kernels
+        steps = dims.evaluate(kernels.training.steps, {T: length})
+        if steps < 1:
+            return None
+        region = replace(self.whole.captured.region, sizes={T: length})
+        whole = replace(self.whole, captured=replace(self.whole.captured, region=region))
+        kernels = replace(kernels, length=length, steps=steps, reached=kernels.training.reached(steps))
+        plan = TrainingPlan(whole, self.call, kernels, args, watched, module)
+        return plan if plan.fits(args) else None
+
+    def fits(self, args: tuple[Any, ...]) -> bool:
+        """Whether the loop's operands for these arguments are those that the kernels take."""
+        operands = loop_operands(self.whole, self.call, args, self.state, self.kernels.length)
+        if tuple(t.requires_grad for t in operands) != self.kernels.wanted:
+            return False
+        signature = self.kernels.training.forward.signature
+        if [dtype_name(t.dtype) for t in operands] != [s.dtype for s in signature.inputs]:
+            return False
+        try:
+            signature.bind(tuple(tuple(t.shape) for t in operands), tuple(t.stride() for t in operands))
+        except ValueError:
+            return False
+        return True
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        if torch.get_default_dtype() is not self.default_dtype or not self.watched.holds():
+            return MISS
+        if any(math.copysign(1.0, args[i]) != sign for i, sign in self.signs):
+            return MISS
+        try:
+            return self.run([*(args[i] for i in self.tensors), *self.state])
+        except (GuardMiss, _Other):
+            return MISS
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """The result for arguments and state in this order; raises GuardMiss or _Other where the kernels are not for them."""
+        results = self.call(self._loop, *(tensors[i] for i in self.whole.order), self.kernels.length)
+        leaves = [o.value if isinstance(o, Constant) else results[o] for o in self.whole.outputs]
+        return pytree.tree_unflatten(leaves, self.whole.out_spec)
+
+    def _loop(self, operands: list[Tensor], length: int) -> tuple[Tensor, ...]:
+        if tuple([t.requires_grad for t in operands]) != self.kernels.wanted:
+            raise _Other
+        return LoopFunction.apply(self.kernels, *operands)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def forms(args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    return [(tuple(a.shape), a.dtype, a.requires_grad) for a in args if isinstance(a, Tensor)]
+
+
+def _but(where: Where, these: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The forms without the sizes that are time."""
+    return [([n for d, n in enumerate(shape) if (k, d) not in where], more) for k, (shape, *more) in enumerate(these)]
+
+
+def named_state(module: Module) -> list[Tensor]:
+    return [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
+
+
+def make_training_plan(
+    function: Function, args: tuple[Any, ...], module: Module, config: Config, known: Sequence[TrainingPlan] = ()
+) -> TrainingPlan | str:
+    """A plan for calls like this one, or the reason why there is none. Kernels of a `known` plan for another length serve this
+    one too."""
+    tensors = [*(a for a in args if isinstance(a, Tensor)), *named_state(module)]
+    if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors):
+        return "a tensor is not a plain one on the CPU"
+    watched = purity.watch(function, module)
+    if watched.reason is not None:
+        return watched.reason
+    if told := sorted(watched.names & _TELLS):
+        return f"the function speaks of gradients itself ({told[0]})"
+    try:
+        with _apart():
+            for other in known:
+                if (plan := other.at_length(args, watched, module)) is not None:
+                    shorter = plan.kernels.length < other.kernels.length  # a longer loop gains no less
+                    return _refuted(plan, function, args, module, shorter and Engine.current(config).timed) or plan
+            if longest(args) < LEAST:
+                return "a loop of a few steps"
+            return _planned(function, args, module, config, watched)
+    except CaptureError as error:
+        return error.message
+    except (AutoKernelError, OSError) as error:
+        if config.strict:
+            raise
+        log.warning("a loop cannot be trained by kernels: %s", error)
+        return str(error)
+    except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
+        if config.strict:
+            raise
+        log.warning("a loop cannot be trained by kernels: %s: %s", type(error).__name__, error, exc_info=True)
+        return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """What autograd records within the block is ours: hooks of the user on what it saves do not see it."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x), torch.enable_grad():
+        yield
+
+
+def _planned(
+    function: Function, args: tuple[Any, ...], module: Module, config: Config, watched: purity.Watched
+) -> TrainingPlan | str:
+    whole = capture_recurrence(function, args, module, structure())
+    loop = Loop.of(whole.captured.region.signature)
+    if any("detach" in name for name in targets(whole.captured.region.signature)):
+        return "a gradient is stopped within the function"
+    call, length = loop.call(), int(next(iter(whole.captured.region.sizes.values())))
+    operands = loop_operands(whole, call, args, named_state(module), length)
+    wanted = tuple(t.requires_grad for t in operands)
+    if not any(wanted):
+        return "no gradient flows through the loop"
+    training = differentiate(loop, [t.detach() for t in operands], wanted, length)
+    engine = Engine.current(config)
+    with ordinary_torch():
+        decisions = engine.resolve([training.forward, training.backward], config)
+    found = [d.entry for d in decisions]
+    for phase, decision in zip(("forward", "backward"), decisions, strict=True):
+        note(Record(phase, (decision,), (), int(None not in found)))
+        if decision.entry is None:
+            return f"{phase}: {decision.reason}"
+    forward, backward = (engine.load(entry) for entry in found if entry is not None)
+    steps = dims.evaluate(loop.steps, dict(whole.captured.region.sizes))
+    plainly, reached = load_reference(training.plainly), training.reached(steps)
+    kernels = LoopKernels(training, forward, backward, wanted, length, steps, reached, plainly)
+    plan = TrainingPlan(whole, call, kernels, args, watched, module)
+    return _refuted(plan, function, args, module, engine.timed) or plan
+
+
+def targets(signature: Signature) -> list[str]:
+    """The names of all operations, those of a loop's body among them."""
+    inside = [target for op in signature.ops if op.target == LOOP for target, *_ in op.args[4]]
+    return [*(op.target for op in signature.ops), *inside]
+
+
+def structure() -> dict[Any, Any]:
+    """What a trace for training takes apart: views and constants, of which the derivative stays the same."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    aten = torch.ops.aten
+    every = select_decomp_table()
+    return {
+        op: every[op]
+        for op in (
+            aten.stack.default, aten.t.default, aten.transpose.int, aten.new_zeros.default, aten.zeros.default,
+            aten.zeros_like.default, aten.new_full.default, aten.full_like.default, aten.ones.default, aten.ones_like.default,
+            aten.new_ones.default, aten.unsafe_split.Tensor,
+        )
+    }  # fmt: skip
+
+
+class _Enough(Exception):
+    pass
+
+
+def loop_operands(whole: Whole, call: Function, args: tuple[Any, ...], state: Sequence[Tensor], length: int) -> list[Tensor]:
+    """The loop's operands as what stands before it makes them of leaves like the arguments."""
+    found: list[Tensor] = []
+
+    def loop(operands: list[Tensor], _length: int) -> Any:
+        found.extend(operands)
+        raise _Enough
+
+    flat = [t.detach().requires_grad_(t.requires_grad) for t in (*(a for a in args if isinstance(a, Tensor)), *state)]
+    try:
+        call(loop, *(flat[i] for i in whole.order), length)
+    except _Enough:
+        pass
+    return found
+
+
+# ---- beside the original ----
+class _Beside:
+    """One call, forward and backward, by the original and by the plan: on leaves of its own, from equal gradients."""
+
+    def __init__(self, plan: TrainingPlan, function: Function, args: tuple[Any, ...], module: Module) -> None:
+        self.plan, self.function, self.args, self.module = plan, function, args, module
+        self.given: list[Tensor] | None = None
+
+    def original(self, dtype: torch.dtype | None = None) -> tuple[list[Any], list[Any]]:
+        def run(tensors: list[Tensor]) -> Any:
+            rest = iter(tensors)
+            args = tuple(next(rest) if isinstance(a, Tensor) else a for a in self.args)
+            if self.module is None:
+                return self.function(*args)
+            names = [*dict(self.module.named_parameters()), *dict(self.module.named_buffers())]
+            with plain_forward(self.module, self.function):
+                return torch.func.functional_call(self.module, dict(zip(names, rest, strict=True)), args)
+
+        return self._both(run, dtype)
+
+    def planned(self) -> tuple[list[Any], list[Any]]:
+        return self._both(self.plan.run, None)
+
+    def _both(self, run: Callable[[list[Tensor]], Any], dtype: torch.dtype | None) -> tuple[list[Any], list[Any]]:
+        """Results and gradients."""
+        tensors = [*(a for a in self.args if isinstance(a, Tensor)), *named_state(self.module)]
+        leaves = [_cast(t.detach(), dtype).requires_grad_(t.requires_grad) for t in tensors]
+        results = pytree.tree_leaves(run(leaves))
+        ends = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
+        if self.given is None:
+            numbers = torch.Generator().manual_seed(len(ends))
+            self.given = [torch.randn(r.shape, generator=numbers).to(r.dtype) for r in ends]
+        given = [_cast(g, dtype) for g in self.given]
+        grads = torch.autograd.grad(ends, [t for t in leaves if t.requires_grad], given, allow_unused=True)
+        return results, list(grads)
+
+    def faster(self) -> bool:
+        """Whether the plan is no slower, both ways together, by the medians of runs in turns."""
+        took: dict[str, list[int]] = {"original": [], "planned": []}
+        for _ in range(_ROUNDS):
+            for name, times in took.items():
+                begin = time.perf_counter_ns()
+                getattr(self, name)()
+                times.append(time.perf_counter_ns() - begin)
+        log.debug("forward and backward: %s", took)
+        return statistics.median(took["planned"]) <= statistics.median(took["original"])
+
+
+def _cast(t: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return t if dtype is None or not t.is_floating_point() else t.to(dtype)
+
+
+def _refuted(plan: TrainingPlan, function: Function, args: tuple[Any, ...], module: Module, timed: bool) -> str:
+    """Why the kernels must not stand for this call, or nothing: the original runs beside them."""
+    witness(plan.whole, function, args, module)
+    beside = _Beside(plan, function, args, module)
+    theirs, mine = beside.original(), beside.planned()
+    if not agree(_without_history(mine[0]), _without_history(theirs[0])):
+        return "the loop's kernel and the original differ at this length"
+    if [_tells(x) for x in mine[0]] != [_tells(x) for x in theirs[0]] or not _same_gradients(mine[1], theirs[1], beside):
+        return "the gradient's kernel and the original differ at this length"
+    if timed and not beside.faster():
+        return "forward and backward together are no faster than the original"
+    return ""
+
+
+def _without_history(results: Sequence[Any]) -> list[Any]:
+    return [r.detach() if isinstance(r, Tensor) else r for r in results]
+
+
+def _tells(x: Any) -> Any:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+def _same_gradients(mine: Sequence[Any], theirs: Sequence[Any], beside: _Beside) -> bool:
+    """Equal but for rounding; where they are not, no farther from the original in double precision than the original is."""
+    if [g is None for g in mine] != [g is None for g in theirs]:
+        return False
+    pairs = [(k, x, y) for k, (x, y) in enumerate(zip(mine, theirs, strict=True)) if y is not None]
+    if any(x.shape != y.shape or x.dtype != y.dtype for _k, x, y in pairs):
+        return False
+    far = [(k, x, y) for k, x, y in pairs if not near(x, y)]
+    if not far:
+        return True
+    exact = beside.original(torch.float64)[1]
+    return all(_error(x, exact[k]) <= 2 * _error(y, exact[k]) for k, x, y in far)
+
+
+def _error(x: Tensor, exact: Tensor) -> float:
+    return float((x.double() - exact).square().mean())
