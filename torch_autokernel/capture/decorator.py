@@ -39,7 +39,7 @@ class Accelerated:
         self.original = function
         self.module = module
         self.options = dict(options)
-        self.plans: dict[Any, direct.Plan] = {}
+        self.plans: dict[Any, direct.Plan | direct.Plain] = {}
         self.failed: set[Any] = set()
         self.patience = 0
         self.reason = ""
@@ -80,7 +80,7 @@ class Accelerated:
     def _plain(self) -> Callable[..., Any]:
         return self.original if self.module is None else self.original.__get__(self.module)
 
-    def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | None:
+    def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | direct.Plain | None:
         """A new plan for calls like this one; None where there can be none (the reason is kept and logged once)."""
         ident = direct.identity(args)
         if ident in self.failed:
@@ -92,7 +92,7 @@ class Accelerated:
         plan = None if resolved.disable else direct.make_plan(
             self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
         )
-        if isinstance(plan, direct.Plan):
+        if isinstance(plan, (direct.Plan, direct.Plain)):
             self.plans[key] = plan
             return plan
         self.failed.add(ident)
@@ -136,7 +136,8 @@ class Accelerated:
         Accelerated.__init__(self, state["original"], state["module"], state["options"])
 
     def __repr__(self) -> str:
-        return f"<autokernel {getattr(self.original, '__qualname__', self.original)!s}: {len(self.plans)} direct kernels>"
+        kernels = sum(isinstance(p, direct.Plan) for p in self.plans.values())
+        return f"<autokernel {getattr(self.original, '__qualname__', self.original)!s}: {kernels} direct kernels>"
 
 
 def _bound(method: Accelerated, instance: Any) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from torch_autokernel.capture.index_guard import guarded
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, capture_recurrence, longest, loops
 from torch_autokernel.capture.staged import capture_staged, concerns
-from torch_autokernel.capture.trial import slower, with_kernels
+from torch_autokernel.capture.trial import compiling_pays, slower, with_kernels
 from torch_autokernel.capture.whole import Constant, Whole, capture_whole, plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
@@ -89,6 +89,22 @@ def _sign(value: Any) -> float:
     return math.copysign(1.0, value) if type(value) is float and value == 0 else 0.0
 
 
+class Plain:
+    """The function as it is, for calls that neither a kernel nor torch.compile makes faster."""
+
+    __slots__ = ("function", "state")
+
+    def __init__(self, function: Callable[..., Any], state: list[torch.Tensor]) -> None:
+        self.function = function
+        self.state = state
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """The result, or MISS where gradients are recorded: that is for torch.compile."""
+        if torch.is_grad_enabled() and (records(args) or any(t.requires_grad for t in self.state)):
+            return MISS
+        return self.function(*args)
+
+
 class Plan:
     """One kernel for calls of one kind; found by `shapes(args)`, which it does not check again."""
 
@@ -156,9 +172,10 @@ class Plan:
 def make_plan(
     function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
     compiled: Callable[..., Any] | None = None,
-) -> Plan | str:  # fmt: skip
+) -> Plan | Plain | str:  # fmt: skip
     """A plan for calls like this one, or the reason why there is none. `compiled` is what would run instead."""
     watched_function, given = function, args
+    plain = function if module is None else functools.partial(function, module)
     if module is None and (module := held(function)) is not None:
         function = without_self(function)
     if nested(args):
@@ -193,6 +210,11 @@ def make_plan(
             (decision,) = engine.resolve([region], config)
         note(Record("inference", (decision,), (), int(decision.entry is not None)))
         if decision.entry is None:
+            if decision.outcome == "refused" and compiled is not None and whole.where is None:
+                with torch.no_grad():
+                    pays = compiling_pays(region, lambda: compiled(*given), lambda: plain(*given), config)
+                if not pays:
+                    return Plain(plain, state)
             return decision.reason
         kernel = guarded(decision.entry.signature, engine.load(decision.entry))
         plan = Plan(kernel, given, watched, whole.order, named, whole.outputs, whole.out_spec)

@@ -1,4 +1,5 @@
-"""A program with kernels for its loops, and whether it is faster than the call that it stands for.
+"""Whole calls, timed in turns: a program with kernels for its loops against the call that it stands for; a compiled function
+without any kernel against the plain one.
 
 A loop's kernel was timed against its printed reference; the layer it belongs to may run through a library instead. So the
 whole call is timed, in turns, against the original and, where something around the loops could be fused, against
@@ -10,20 +11,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.record import Record, note
-from torch_autokernel.capture.rehearsal import Outcome, kernels_of, key_of, recall, remember
+from torch_autokernel.capture.rehearsal import GRAPH, Outcome, kernels_of, key_of, recall, remember
 from torch_autokernel.capture.staged import Staged, program
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError
+from torch_autokernel.core.types import CacheKey, Region, digest
 from torch_autokernel.engine import Decision, Engine
+
+if TYPE_CHECKING:
+    from torch_autokernel.verify.statistics import Ratio
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 60
 SECONDS = 3.0
+PLAIN, COMPILED = "plain", "compiled"
 
 
 def with_kernels(staged: Staged, config: Config) -> tuple[Callable[..., Any], list[Decision]]:
@@ -62,11 +70,41 @@ def slower(staged: Staged, decisions: Sequence[Decision], contenders: dict[str, 
     return "" if outcome.kept else outcome.reason
 
 
-def _measured(contenders: dict[str, Callable[[], Any]], kernels: frozenset[str]) -> Outcome:
+def compiling_pays(region: Region, compiled: Callable[[], Any], eager: Callable[[], Any], config: Config) -> bool:
+    """Whether a function that is one region without a kernel is faster through torch.compile than as it is: for small ones the
+    guards of a compiled call cost more than all the rest. Both are run on the arguments at hand."""
+    engine = Engine.current(config)
+    if not engine.timed:
+        return True
+    name = digest([PLAIN, region.signature.digest, sorted(region.sizes.items()), torch.get_num_threads()])
+    key, contest = CacheKey(name, engine.arch.key, engine.abi + GRAPH), {COMPILED: ""}
+    outcome = recall(key, contest, engine)
+    if outcome is None and config.on_miss != "generate":
+        return True
+    if outcome is None:
+        samples = _samples({COMPILED: compiled, PLAIN: eager})
+        found = samples(COMPILED, PLAIN)
+        text = f"torch.compile runs the call at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of the plain one"
+        outcome = Outcome(frozenset() if found.high < 1 else frozenset(contest), text)
+        try:
+            remember(key, contest, outcome, engine)
+        except (AutoKernelError, OSError) as error:
+            log.info("a trial's outcome is not kept: %s", error)
+    log.info("trial: %s", outcome.reason)
+    return bool(outcome.kept)
+
+
+def _samples(contenders: dict[str, Callable[[], Any]]) -> Callable[[str, str], Ratio]:
+    """All run in turns; gives how many times faster one is than another."""
     from torch_autokernel.verify.statistics import interleave, paired_ratio  # imported here: a warm cache loads no `verify`
 
     samples = interleave(contenders, SECONDS, ROUNDS)
-    told = {name: paired_ratio(samples[""], samples[name]) for name in contenders if name}
+    return lambda one, other: paired_ratio(samples[one], samples[other])
+
+
+def _measured(contenders: dict[str, Callable[[], Any]], kernels: frozenset[str]) -> Outcome:
+    faster = _samples(contenders)
+    told = {name: faster("", name) for name in contenders if name}
     worst = min(told, key=lambda name: told[name].low)
     found = told[worst]
     text = f"with kernels for its loops the call runs at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of {worst}"
