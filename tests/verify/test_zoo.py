@@ -28,7 +28,7 @@ ONLY = {
     "stale": "skips_when_done",
     "addresses": "aligned_alike",
     "state": "millionth_call",
-    "uninitialised": "workspace_times_zero",
+    "uninitialised": "workspace_times_zero_alone",
     "numerics": "wrong_far_out",
     "special_values": "nan_swallowed",
     "repeatable": "needs_threads",
