@@ -3,7 +3,7 @@ softmax corrected as it goes, so that no matrix of scores is ever stored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
@@ -11,30 +11,29 @@ from torch_autokernel.core.types import Arch, Region, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.attention import Parts, parts_of
 from torch_autokernel.propose.functions import EXPENSIVE, literal
-from torch_autokernel.propose.index import Affine, mul, product
-from torch_autokernel.propose.kernel import Kernel, header, parameters
-from torch_autokernel.propose.part_text import PartText, plain, steps
+from torch_autokernel.propose.index import mul, product
+from torch_autokernel.propose.kernel import Kernel
+from torch_autokernel.propose.part_text import PartsKernel, at_hand, plain, steps
 from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.skips import Masked, masked, possible
 from torch_autokernel.propose.sweeps import reach
-from torch_autokernel.propose.text import Writer, affine_text, number, size_text
+from torch_autokernel.propose.text import number, size_text
 from torch_autokernel.propose.tiles import Problem, Tiles, choose
 from torch_autokernel.propose.values import Scope
 
-FLOAT = 4
-SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
 SETTLED = 104  # exp(-104) is 0 in single precision
 
 
-class AttentionText:
+class AttentionText(PartsKernel):
     """Prints one attention kernel."""
 
     def __init__(self, signature: Signature, parts: Parts, tiles: Tiles) -> None:
-        self.signature, self.parts, self.tiles = signature, parts, tiles
-        self.out = Writer()
-        self.text = PartText(parts, self.out)
+        every = parts.outer | parts.sizes
+        work = mul(product(every[a] for a in (*parts.outer, "i", "j")), dims.add(every["d"], every["e"]))
+        constants = {"ROWS": tiles.rows, "KEYS": tiles.keys, "WORKERS": tiles.workers}
+        super().__init__(signature, parts, tiles, constants, work)
+        self.parts, self.tiles = parts, tiles
         self.score = self.text.narrowed(parts.score)
-        self.sizes = {a: size_text(s) for a, s in (parts.outer | parts.sizes).items()}
         with_keys = [a for a in parts.outer if a in parts.key.axes | parts.value.axes]
         self.group = [a for a in parts.outer if a not in with_keys] if tiles.merge else []
         self.blocks = [a for a in parts.outer if a not in self.group]
@@ -43,18 +42,11 @@ class AttentionText:
         self.mask = masked(parts.score, parts.table)
         self.may = self._possible()
         self.looks = self.mask is not None and _loaded(self.mask.live)
-        self.buffers: list[tuple[str, Dim]] = []
-        every = parts.outer | parts.sizes
-        work = mul(product(every[a] for a in (*parts.outer, "i", "j")), dims.add(every["d"], every["e"]))
-        self.many = f" if ({size_text(work)} > {SERIAL})" if isinstance(work, str) or work <= SERIAL else ""
 
     # ---- sizes ----
     @property
     def panel(self) -> int:
         return self.tiles.nv * self.tiles.lanes
-
-    def _deps(self, part: Inst) -> list[str]:
-        return [a for a in self.parts.outer if a in part.axes]
 
     def _rows(self) -> Dim:
         every = self.parts.outer | self.parts.sizes
@@ -67,35 +59,8 @@ class AttentionText:
             at = f"({at} * {self.sizes[a]} + {a})" if at else a
         return at or "0"
 
-    def _round_up(self, d: Dim) -> Dim:
-        """At least the dim rounded up to whole vectors."""
-        lanes = self.tiles.lanes
-        return -(-d // lanes) * lanes if isinstance(d, int) else dims.add(d, lanes - 1)
-
     # ---- the kernel ----
-    def kernel(self) -> Kernel:
-        body = self._body()
-        signature, tiles = self.signature, self.tiles
-        total: Dim = 0
-        for _name, count in self.buffers:
-            total = dims.add(total, mul(count, FLOAT), 64)
-        out = Writer()
-        out(*header(signature, tiles.to_json()), f"// workspace: {total}")
-        out(
-            "#include <autokernel/products.h>",
-            "",
-            "using namespace ak;",
-            f"constexpr int L = {tiles.lanes};  // lanes of a vector",
-        )
-        out(f"constexpr int64_t ROWS = {tiles.rows}, KEYS = {tiles.keys}, WORKERS = {tiles.workers};", "")
-        with out.block(f'extern "C" void kernel({", ".join(parameters(signature, True))})'):
-            out("char* free_ = static_cast<char*>(workspace);")
-            for name, count in self.buffers:
-                out(f"float* {name} = take<float>(free_, {size_text(count)});")
-            out(*body)
-        return Kernel("\n".join(out.lines) + "\n", total, 1)
-
-    def _body(self) -> list[str]:
+    def body(self) -> None:
         if not self.key_plain:
             self._pack_keys()
         if not self.value_plain:
@@ -103,29 +68,16 @@ class AttentionText:
         if (self.may or self.looks) and not self.tiles.direct:
             self._look_for_infinities()
         self._work()
-        return self.out.lines
-
-    def _buffer(self, name: str, *sizes: Dim) -> None:
-        self.buffers.append((name, product(sizes)))
-
-    def _loops(self, axes: list[str], more: str = "") -> str:
-        """Nested loops over axes, shared out among threads; all heads but the last are printed."""
-        heads = [f"for (int64_t {a} = 0; {a} < {self.sizes[a]}; ++{a})" for a in axes] + ([more] if more else [])
-        if not heads:
-            return ""
-        self.out(f"#pragma omp parallel for{f' collapse({len(heads)})' if len(heads) > 1 else ''} schedule(static){self.many}")
-        self.out(*heads[:-1])
-        return heads[-1]
 
     # ---- packing ----
     def _pack_keys(self) -> None:
         part, w = self.parts.key, self.panel
-        deps, keys, depth = self._deps(part), self.parts.sizes["j"], self.parts.sizes["d"]
+        deps, keys, depth = self.deps(part), self.parts.sizes["j"], self.parts.sizes["d"]
         one = mul(dims.add(keys, w - 1), depth)
-        self._buffer("panels", product([self.parts.outer[a] for a in deps]), one)
+        self.buffer("panels", product([self.parts.outer[a] for a in deps]), one)
         out, self.one_panels = self.out, size_text(one)
         out(f"// keys in panels of {w}, a panel's keys side by side")
-        with out.block(self._loops(deps, f"for (int64_t j0 = 0; j0 < {self.sizes['j']}; j0 += {w})")):
+        with out.block(self.shared(deps, f"for (int64_t j0 = 0; j0 < {self.sizes['j']}; j0 += {w})")):
             out(f"float* to = panels + {self._place(deps)} * {self.one_panels} + j0 * {self.sizes['d']};")
             out(f"const int64_t n = least({w}, {self.sizes['j']} - j0);")
             out(f"if (n < {w}) fill(to, {w} * {self.sizes['d']}, 0.0f);")
@@ -133,50 +85,40 @@ class AttentionText:
                 with out.block(f"for (int64_t d = 0; d < {self.sizes['d']}; ++d)"):
                     with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
                         out("const int64_t j = j0 + c;")
-                        self._put(part, "j", f"put<ak::f32>(to + d * {w} + c, {{}}, m);")
+                        self.put(part, "j", f"put<ak::f32>(to + d * {w} + c, {{}}, m);")
             else:
                 with out.block("for (int64_t c = 0; c < n; ++c)"):
                     out("const int64_t j = j0 + c;")
                     with out.block(f"each<L>(0, {self.sizes['d']}, [&](int64_t d, auto m) AK_BODY", "});"):
-                        self._put(part, "d", f"put_strided<ak::f32>(to + d * {w} + c, {{}}, {w}, m);")
-
-    def _put(self, part: Inst, vector: str, line: str, scope: Scope | None = None) -> None:
-        self.text.vector = vector
-        text = self.text.value(part, {} if scope is None else scope)
-        self.out(line.format(text))
+                        self.put(part, "d", f"put_strided<ak::f32>(to + d * {w} + c, {{}}, {w}, m);")
 
     def _pack_values(self) -> None:
         part = self.parts.value
-        deps, keys, columns = self._deps(part), self.parts.sizes["j"], self.parts.sizes["e"]
+        deps, keys, columns = self.deps(part), self.parts.sizes["j"], self.parts.sizes["e"]
         one = mul(keys, columns)
-        self._buffer("values", product([self.parts.outer[a] for a in deps]), one)
+        self.buffer("values", product([self.parts.outer[a] for a in deps]), one)
         self.one_values = size_text(one)
-        with self.out.block(self._loops(deps, f"for (int64_t j = 0; j < {self.sizes['j']}; ++j)")):
+        with self.out.block(self.shared(deps, f"for (int64_t j = 0; j < {self.sizes['j']}; ++j)")):
             self.out(f"float* to = values + {self._place(deps)} * {self.one_values} + j * {self.sizes['e']};")
             with self.out.block(f"each<L>(0, {self.sizes['e']}, [&](int64_t e, auto m) AK_BODY", "});"):
-                self._put(part, "e", "put<ak::f32>(to + e, {}, m);")
+                self.put(part, "e", "put<ak::f32>(to + e, {}, m);")
 
     def _value_source(self) -> tuple[str, str, str]:
         """Pointer to the first value of these outer axes, its element kind, and the step from key to key."""
         if self.value_plain is None:
-            return f"values + {self._place(self._deps(self.parts.value))} * {self.one_values}", "f32", self.sizes["e"]
+            return f"values + {self._place(self.deps(self.parts.value))} * {self.one_values}", "f32", self.sizes["e"]
         return self._plain_source(self.value_plain, "e")
 
     def _plain_source(self, load: Inst, along: str) -> tuple[str, str, str]:
-        rest = Affine(tuple(t for t in load.at.terms if t[0] not in (along, "j")), load.at.const)
-        return (
-            f"{load.tensor} + {affine_text(rest, self.text.axis)}",
-            ir.ELEMENT[load.dtype],
-            size_text(load.at.coefficient("j")),
-        )
+        return self.source(load, (along, "j")), ir.ELEMENT[load.dtype], size_text(load.at.coefficient("j"))
 
     def _look_for_infinities(self) -> None:
         """0 for the outer axes whose values are all finite, NaN else: 0 * inf must stay NaN, so nothing is skipped there."""
-        deps = self._deps(self.parts.value)
-        self._buffer("unfit", product([self.parts.outer[a] for a in deps]))
+        deps = self.deps(self.parts.value)
+        self.buffer("unfit", product([self.parts.outer[a] for a in deps]))
         out = self.out
         out("// where a value is not finite, masked keys count too (0 * inf is NaN)")
-        with out.block(self._loops(deps)):
+        with out.block(self.shared(deps)):
             source, kind, step = self._value_source()
             call = f"nothing_of<ak::{kind}, L>({source}, {step}, {self.sizes['j']}, {self.sizes['e']})"
             out(f"unfit[{self._place(deps)}] = {call};")
@@ -184,13 +126,13 @@ class AttentionText:
     # ---- the blocks ----
     def _work(self) -> None:
         out, tiles, p = self.out, self.tiles, self.parts
-        wide, long = self._round_up(p.sizes["d"]), self._round_up(p.sizes["e"])
+        wide, long = self.round_up(p.sizes["d"]), self.round_up(p.sizes["e"])
         each: dict[str, Dim] = {
             "queries": mul(tiles.rows, wide), "results": mul(tiles.rows, long), "scores": tiles.mr * tiles.keys,
             "tops": tiles.rows, "totals": tiles.rows,
         }  # fmt: skip
         for name, size in each.items():
-            self._buffer(name, tiles.workers, size)
+            self.buffer(name, tiles.workers, size)
         rows = self._rows()
         out(f"const int64_t ldq = {size_text(wide)}, ldo = {size_text(long)}, lds = KEYS;")
         count = " * ".join([self.sizes[a] for a in self.blocks] + [f"cdiv({size_text(rows)}, ROWS)"])
@@ -219,7 +161,7 @@ class AttentionText:
             out(f"const auto* const k = {keys};")
         else:
             key_kind, key_step = "f32", ""
-            out(f"const float* const k = panels + {self._place(self._deps(self.parts.key))} * {self.one_panels};")
+            out(f"const float* const k = panels + {self._place(self.deps(self.parts.key))} * {self.one_panels};")
         with out.block("const auto meet = [&](int64_t j0, int64_t n)", "};"):
             with out.block(f"for (int64_t r1 = 0; r1 < rows; r1 += {mr})"):
                 self._dots(key_kind, key_step)
@@ -247,7 +189,7 @@ class AttentionText:
             self._row_axes("r")
             out("if (ldq != " + self.sizes["d"] + ") fill(q + (r + 1) * ldq - L, L, 0.0f);")
             with out.block(f"each<L>(0, {self.sizes['d']}, [&](int64_t d, auto m) AK_BODY", "});"):
-                self._put(self.parts.query, "d", "put<ak::f32>(q + r * ldq + d, {}, m);")
+                self.put(self.parts.query, "d", "put<ak::f32>(q + r * ldq + d, {}, m);")
         out(f"fill(q + rows * ldq, (cdiv(rows, {mr}) * {mr} - rows) * ldq, 0.0f);")
 
     def _dots(self, kind: str, step: str) -> None:
@@ -304,7 +246,7 @@ class AttentionText:
                 self._look(self.mask)
             else:
                 out(f"return {self.may};")
-        odd = "0.0f" if self.tiles.direct else f"unfit[{self._place(self._deps(self.parts.value))}]"
+        odd = "0.0f" if self.tiles.direct else f"unfit[{self._place(self.deps(self.parts.value))}]"
         out("int64_t left = 0;", f"float odd = {odd};")
         with out.block(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
             out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (may(j0, n)) meet(j0, n);")
@@ -373,13 +315,9 @@ def kernels(region: Region, arch: Arch) -> Iterator[tuple[Tiles, Kernel]]:
 
 
 def problem(parts: Parts, hints: Mapping[str, int]) -> Problem:
-    def many(sizes: Iterable[Dim]) -> int:
-        out = product(sizes)
-        return max(1, dims.evaluate(out, {s: hints.get(s, 64) for s in dims.symbols([out])}))
-
     used = parts.key.axes | parts.value.axes
-    group = many(s for a, s in parts.outer.items() if a not in used)
-    queries, keys, depth, columns = (many([parts.sizes[a]]) for a in "ijde")
+    group = at_hand([s for a, s in parts.outer.items() if a not in used], hints)
+    queries, keys, depth, columns = (at_hand([parts.sizes[a]], hints) for a in "ijde")
     found = masked(parts.score, parts.table)
     skips = found is not None and bool(found.live.axes & frozenset("ij"))
-    return Problem(many(parts.outer.values()), group, queries, keys, depth, columns, skips)
+    return Problem(at_hand(parts.outer.values(), hints), group, queries, keys, depth, columns, skips)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch_autokernel.core.types import Arch
+from torch_autokernel.propose.choices import Choice, machine
 
 MOST = 6  # choices that are measured: each takes a second to compile
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(Choice):
     """`lanes` of a vector; sums are made of `mr` rows times `nv` vectors in registers. A block of the result has `rows`
     times `columns` elements and is summed `depth` terms at a time from panels of the right operand. With `direct`, the right
     operand is read as it lies, over the whole depth. `workers` blocks are under way at a time."""
@@ -25,9 +26,6 @@ class Blocks:
     depth: int = 256
     direct: int = 0
     workers: int = 8
-
-    def to_json(self) -> Mapping[str, int]:
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,8 @@ class Problem:
 
 def feasible(problem: Problem, arch: Arch) -> Iterator[Blocks]:
     """Every choice within the limits of registers and caches."""
-    limits = arch.limits
-    lanes = max(4, int(limits.get("vector_bytes", 32)) // 4)
-    registers = 32 if lanes >= 16 else 16
-    l1, l2 = int(limits.get("l1_bytes", 32768)), int(limits.get("l2_bytes", 1 << 20))
-    workers = 4 * max(1, int(limits.get("threads", 1)))
+    lanes, registers, l1, l2, threads = machine(arch)
+    workers = 4 * threads
     for mr in sorted({min(problem.rows, m) for m in (1, 2, 4, 6, 8, 12)}):
         for nv in (1, 2, 3, 4):
             if mr * nv + nv + 1 > registers:
@@ -89,7 +84,7 @@ def cost(blocks: Blocks, problem: Problem, threads: int) -> float:
 
 def choose(problem: Problem, arch: Arch) -> list[Blocks]:
     """The most promising choices, different enough to be worth measuring."""
-    threads = max(1, int(arch.limits.get("threads", 1)))
+    threads = machine(arch).threads
     ranked = sorted(feasible(problem, arch), key=lambda b: (cost(b, problem, threads), dataclasses.astuple(b)))
     out: list[Blocks] = []
     for blocks in ranked:

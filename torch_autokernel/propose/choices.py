@@ -5,14 +5,42 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch_autokernel.core.types import Arch, Region
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.ir import ROUNDING
 
 
+class Machine(NamedTuple):
+    """What choices depend on: float lanes of a vector, vector registers, bytes of the first two caches, threads."""
+
+    lanes: int
+    registers: int
+    l1: int
+    l2: int
+    threads: int
+
+
+def machine(arch: Arch) -> Machine:
+    limits = arch.limits
+    lanes = max(4, int(limits.get("vector_bytes", 32)) // 4)
+    l1, l2 = int(limits.get("l1_bytes", 32768)), int(limits.get("l2_bytes", 1 << 20))
+    return Machine(lanes, 32 if lanes >= 16 else 16, l1, l2, max(1, int(limits.get("threads", 1))))
+
+
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Choice:
+    """Integers that a search may vary."""
+
+    lanes: int
+
+    def to_json(self) -> Mapping[str, int]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Choice):
     """`lanes` a step; `serial_below` the elements under which no threads are used; `blocks` of rows for partial results;
     `strip` elements a thread takes at once of a long axis; `columns` how a reduction over outer axes runs (0 by size,
     1 one accumulator a column, 2 partial sums per block of rows); `stream` 1 to store past the caches; `park` 1 to keep
@@ -27,18 +55,14 @@ class Schedule:
     park: int = 1
     fixed: int = 0
 
-    def to_json(self) -> Mapping[str, int]:
-        return dataclasses.asdict(self)
-
 
 def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     """Schedules in the order in which they are worth trying; some print the same text."""
-    native = max(4, int(arch.limits.get("vector_bytes", 32)) // 4)
+    native, _registers, _l1, l2, threads = machine(arch)
     if has_loop(region.signature):
         yield from (Schedule(lanes=n * native) for n in (4, 2, 8, 1))
         return
-    threads = max(1, int(arch.limits.get("threads", 1)))
-    large = _result_bytes(region) > 2 * max(1 << 20, int(arch.limits.get("l2_bytes", 1 << 20)))
+    large = _result_bytes(region) > 2 * max(1 << 20, l2)
     half = any(s.dtype in ROUNDING for s in (*region.signature.inputs, *region.signature.output_specs))
     lanes, blocks = (4 if half else 2) * native, max(4, 2 * threads)
     first = Schedule(lanes=lanes, blocks=blocks, stream=int(large), park=int(not large), fixed=1)

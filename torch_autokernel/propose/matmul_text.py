@@ -3,89 +3,53 @@ lies, for few rows), sums in registers, and what stands behind the product done 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from torch_autokernel.core import dims
-from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Arch, Region, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.blocks import Blocks, Problem, choose
-from torch_autokernel.propose.index import Affine, Refused, mul, product
-from torch_autokernel.propose.kernel import Kernel, header, parameters
+from torch_autokernel.propose.index import Refused, product
+from torch_autokernel.propose.kernel import Kernel
 from torch_autokernel.propose.matmul import Parts, parts_of
-from torch_autokernel.propose.part_text import PartText, plain, steps
+from torch_autokernel.propose.part_text import PartsKernel, at_hand, plain, steps
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.text import Writer, affine_text, size_text
+from torch_autokernel.propose.text import size_text
 
-FLOAT = 4
 UNITS = {"bfloat16": frozenset(("avx512_bf16", "amx_bf16")), "float16": frozenset(("avx512_fp16", "amx_fp16"))}
-SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
 
 
-class MatmulText:
+class MatmulText(PartsKernel):
     """Prints one kernel."""
 
     def __init__(self, signature: Signature, parts: Parts, blocks: Blocks) -> None:
-        self.signature, self.parts, self.blocks = signature, parts, blocks
-        self.out = Writer()
-        self.text = PartText(parts, self.out)
-        self.sizes = {a: size_text(s) for a, s in (parts.outer | parts.sizes).items()}
+        constants = {"ROWS": blocks.rows, "COLUMNS": blocks.columns, "DEPTH": blocks.depth, "WORKERS": blocks.workers}
+        super().__init__(signature, parts, blocks, constants, product((parts.outer | parts.sizes).values()))
+        self.parts, self.blocks = parts, blocks
         self.left_plain = None if blocks.direct else _floats(parts.left, "d")
-        self.buffers: list[tuple[str, Dim]] = []
-        work = product((parts.outer | parts.sizes).values())
-        self.many = f" if ({size_text(work)} > {SERIAL})" if isinstance(work, str) or work <= SERIAL else ""
 
     @property
     def panel(self) -> int:
         return self.blocks.nv * self.blocks.lanes
 
-    def kernel(self) -> Kernel:
-        blocks = self.blocks
+    def body(self) -> None:
         if self.left_plain is None:
             self._rows_of_floats()
         self._work()
-        total: Dim = 0
-        for _name, count in self.buffers:
-            total = dims.add(total, mul(count, FLOAT), 64)
-        out = Writer()
-        out(*header(self.signature, blocks.to_json()), f"// workspace: {total}")
-        out("#include <autokernel/products.h>", "", "using namespace ak;")
-        out(f"constexpr int L = {blocks.lanes};  // lanes of a vector")
-        block = f"ROWS = {blocks.rows}, COLUMNS = {blocks.columns}, DEPTH = {blocks.depth}"
-        out(f"constexpr int64_t {block}, WORKERS = {blocks.workers};", "")
-        with out.block(f'extern "C" void kernel({", ".join(parameters(self.signature, True))})'):
-            out("char* free_ = static_cast<char*>(workspace);")
-            for name, count in self.buffers:
-                out(f"float* {name} = take<float>(free_, {size_text(count)});")
-            out(*self.out.lines)
-        return Kernel("\n".join(out.lines) + "\n", total, 1)
-
-    def _buffer(self, name: str, *sizes: Dim) -> None:
-        self.buffers.append((name, product(sizes)))
 
     def _batch(self, part: Inst, one: str) -> str:
         """The offset of a part's matrix among those of its batch."""
         return f"batch * {one} + " if "batch" in part.axes else ""
 
     # ---- the left operand ----
-    def _padded(self, axis: str) -> Dim:
-        """At least the size of a loop in whole vectors."""
-        size, lanes = self.parts.sizes[axis], self.blocks.lanes
-        return -(-size // lanes) * lanes if isinstance(size, int) else dims.add(size, lanes - 1)
-
     def _rows_of_floats(self) -> None:
         """The left operand as rows of floats that end in zeros."""
         part, out, d = self.parts.left, self.out, self.sizes["d"]
-        outer = [a for a in self.parts.outer if a in part.axes]
-        turned = steps(part, "i") and not steps(part, "d")
-        self._buffer("left", *[self.parts.outer[a] for a in outer], self._padded("i"), self._padded("d"))
-        out(f"const int64_t ldl = {size_text(self._padded('d'))};")
-        one, step = f"{size_text(self._padded('i'))} * ldl", "L" if turned else "1"
-        heads = [f"for (int64_t {a} = 0; {a} < {self.sizes[a]}; ++{a})" for a in outer]
-        heads.append(f"for (int64_t i0 = 0; i0 < {self.sizes['i']}; i0 += {step})")
-        collapse = f" collapse({len(heads)})" if len(heads) > 1 else ""
-        out(f"#pragma omp parallel for{collapse} schedule(static){self.many}", *heads[:-1])
-        with out.block(heads[-1]):
+        outer, turned = self.deps(part), steps(part, "i") and not steps(part, "d")
+        rows, long = (self.round_up(self.parts.sizes[a]) for a in "id")
+        self.buffer("left", *[self.parts.outer[a] for a in outer], rows, long)
+        out(f"const int64_t ldl = {size_text(long)};")
+        one, step = f"{size_text(rows)} * ldl", "L" if turned else "1"
+        with out.block(self.shared(outer, f"for (int64_t i0 = 0; i0 < {self.sizes['i']}; i0 += {step})")):
             out(f"float* const to = left + {self._batch(part, one)}i0 * ldl;")
             if turned:
                 out(f"const int64_t n = least(L, {self.sizes['i']} - i0);")
@@ -98,28 +62,19 @@ class MatmulText:
                 out("const int64_t i = i0;")
                 out(f"if (ldl != {d}) fill(to + ldl - L, L, 0.0f);")
                 with out.block(f"each<L>(0, {d}, [&](int64_t d, auto m) AK_BODY", "});"):
-                    self._put(part, "d", "put<ak::f32>(to + d, {}, m);")
-
-    def _put(self, part: Inst, vector: str, line: str) -> None:
-        self.text.vector = vector
-        self.out(line.format(self.text.value(part, {})))
+                    self.put(part, "d", "put<ak::f32>(to + d, {}, m);")
 
     def _give(self, part: Inst, vector: str) -> None:
-        self._put(part, vector, "return {};")
-
-    def _source(self, load: Inst, without: tuple[str, ...]) -> str:
-        """The pointer to a load's first element of the loops that are left out."""
-        rest = Affine(tuple(t for t in load.at.terms if t[0] not in without), load.at.const)
-        return f"{load.tensor} + {affine_text(rest, self.text.axis)}"
+        self.put(part, vector, "return {};")
 
     def _left(self) -> None:
         """`l`, the block's first row of the left operand, and `ldl`, the step to the next one."""
         out = self.out
         if self.left_plain is not None:
             out(f"const int64_t ldl = {size_text(self.left_plain.at.coefficient('i'))};")
-            out(f"const float* const l = {self._source(self.left_plain, ('i', 'd'))} + i0 * ldl;")
+            out(f"const float* const l = {self.source(self.left_plain, ('i', 'd'))} + i0 * ldl;")
             return
-        one = f"{size_text(self._padded('i'))} * ldl"
+        one = f"{size_text(self.round_up(self.parts.sizes['i']))} * ldl"
         out(f"const float* const l = left + {self._batch(self.parts.left, one)}i0 * ldl;")
 
     # ---- the blocks ----
@@ -127,8 +82,8 @@ class MatmulText:
         out, blocks = self.out, self.blocks
         rows, columns = self.sizes["i"], self.sizes["j"]
         if not blocks.direct:
-            self._buffer("panels", blocks.workers, blocks.columns, blocks.depth)
-        self._buffer("sums", blocks.workers, blocks.rows, blocks.columns)
+            self.buffer("panels", blocks.workers, blocks.columns, blocks.depth)
+        self.buffer("sums", blocks.workers, blocks.rows, blocks.columns)
         out(f"const int64_t row_blocks = cdiv({rows}, ROWS), column_blocks = cdiv({columns}, COLUMNS);")
         count = " * ".join([*(self.sizes[a] for a in self.parts.outer), "row_blocks * column_blocks"])
         out(f"const int64_t blocks = {count};", f"#pragma omp parallel for schedule(dynamic){self.many}")
@@ -171,7 +126,7 @@ class MatmulText:
                         out("const int64_t d = d0 + k;")
                         with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
                             out("const int64_t j = j0 + c0 + c;")
-                            self._put(part, "j", f"put<ak::f32>(to + k * {w} + c, {{}}, m);")
+                            self.put(part, "j", f"put<ak::f32>(to + k * {w} + c, {{}}, m);")
                 where = "l + r * ldl + d0, ldl, to, depth, s + r * COLUMNS + c0, COLUMNS, d0 > 0"
                 self._strips(f"panel_sums<R, {self.blocks.nv}, L>({where});")
 
@@ -182,7 +137,7 @@ class MatmulText:
         load = along or plain(self.parts.right, "j", "d")
         assert load is not None
         kind = ir.ELEMENT[load.dtype]
-        out(f"const auto* const k = {self._source(load, ('j', 'd'))};")
+        out(f"const auto* const k = {self.source(load, ('j', 'd'))};")
         if along is None:
             step = size_text(load.at.coefficient("d"))
             out("fill(s, ROWS * COLUMNS, 0.0f);")
@@ -229,14 +184,10 @@ def kernels(region: Region, arch: Arch) -> Iterator[tuple[Blocks, Kernel]]:
 
 
 def problem(parts: Parts, hints: Mapping[str, int]) -> Problem:
-    def many(sizes: Iterable[Dim]) -> int:
-        out = product(sizes)
-        return max(1, dims.evaluate(out, {s: hints.get(s, 64) for s in dims.symbols([out])}))
-
-    rows, columns, depth = (many([parts.sizes[a]]) for a in "ijd")
+    rows, columns, depth = (at_hand([parts.sizes[a]], hints) for a in "ijd")
     right = parts.right
     return Problem(
-        many(parts.outer.values()), rows, columns, depth,
+        at_hand(parts.outer.values(), hints), rows, columns, depth,
         turn_left=steps(parts.left, "i") and not steps(parts.left, "d"), copy_left=_floats(parts.left, "d") is None,
         turn_right=steps(right, "d") and not steps(right, "j"), direct=bool(plain(right, "d", "j") or plain(right, "j", "d")),
     )  # fmt: skip

@@ -1,24 +1,36 @@
-"""The expressions of a kernel that is not made of sweeps but of parts around products (attention, products)."""
+"""Kernels that are not made of sweeps but of parts around products (attention, products): their expressions, and what stands
+around their text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
-from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.core.types import Signature
+from torch_autokernel.propose.choices import Choice, Schedule
+from torch_autokernel.propose.index import Affine, mul, product
+from torch_autokernel.propose.kernel import Kernel, header, parameters
 from torch_autokernel.propose.pull import Inst, Table
 from torch_autokernel.propose.skips import COMPARED
 from torch_autokernel.propose.sweeps import Sweep, reach
-from torch_autokernel.propose.text import Writer
+from torch_autokernel.propose.text import Writer, affine_text, size_text
 from torch_autokernel.propose.values import Scope, ValueText
+
+FLOAT = 4
+SERIAL = 1 << 17  # multiply-adds that one thread does in the time that it takes to start another
 
 
 class Loops(Protocol):
     """Parts of a kernel: the loops with their sizes, and all values."""
 
-    outer: dict[str, Dim]
-    sizes: dict[str, Dim]
-    table: Table
+    @property
+    def outer(self) -> dict[str, Dim]: ...
+    @property
+    def sizes(self) -> dict[str, Dim]: ...
+    @property
+    def table(self) -> Table: ...
 
 
 class PartText(ValueText):
@@ -74,6 +86,77 @@ def _short(inst: Inst, table: Table) -> Inst | None:
         if None not in args:
             return table.make("fn", "int32_t", tuple(args), fn=inst.fn, cost=inst.cost, node=inst.node)  # type: ignore[arg-type]
     return None
+
+
+class PartsKernel:
+    """Prints one kernel with buffers of floats in its workspace. `constants` are names for integers of the choice, `work` is
+    how many multiply-adds there are: for few no threads are started."""
+
+    def __init__(self, signature: Signature, parts: Loops, choice: Choice, constants: Mapping[str, int], work: Dim) -> None:
+        self.signature, self.loops, self.choice, self.constants = signature, parts, choice, constants
+        self.out = Writer()
+        self.text = PartText(parts, self.out)
+        self.sizes = {a: size_text(s) for a, s in (parts.outer | parts.sizes).items()}
+        self.buffers: list[tuple[str, Dim]] = []
+        self.many = f" if ({size_text(work)} > {SERIAL})" if isinstance(work, str) or work <= SERIAL else ""
+
+    def body(self) -> None:
+        """Write what is done with the buffers."""
+        raise NotImplementedError
+
+    def kernel(self) -> Kernel:
+        self.body()
+        total: Dim = 0
+        for _name, count in self.buffers:
+            total = dims.add(total, mul(count, FLOAT), 64)
+        out = Writer()
+        out(*header(self.signature, self.choice.to_json()), f"// workspace: {total}")
+        out("#include <autokernel/products.h>", "", "using namespace ak;")
+        out(f"constexpr int L = {self.choice.lanes};  // lanes of a vector")
+        out(f"constexpr int64_t {', '.join(f'{name} = {value}' for name, value in self.constants.items())};", "")
+        with out.block(f'extern "C" void kernel({", ".join(parameters(self.signature, True))})'):
+            out("char* free_ = static_cast<char*>(workspace);")
+            for name, count in self.buffers:
+                out(f"float* {name} = take<float>(free_, {size_text(count)});")
+            out(*self.out.lines)
+        return Kernel("\n".join(out.lines) + "\n", total, 1)
+
+    def buffer(self, name: str, *sizes: Dim) -> None:
+        self.buffers.append((name, product(sizes)))
+
+    def round_up(self, d: Dim) -> Dim:
+        """At least the dim rounded up to whole vectors."""
+        lanes = self.choice.lanes
+        return -(-d // lanes) * lanes if isinstance(d, int) else dims.add(d, lanes - 1)
+
+    def deps(self, part: Inst) -> list[str]:
+        """The outer loops that a part differs in."""
+        return [a for a in self.loops.outer if a in part.axes]
+
+    def shared(self, axes: list[str], more: str = "") -> str:
+        """Nested loops over axes, shared out among threads; all heads but the last are printed."""
+        heads = [f"for (int64_t {a} = 0; {a} < {self.sizes[a]}; ++{a})" for a in axes] + ([more] if more else [])
+        if not heads:
+            return ""
+        self.out(f"#pragma omp parallel for{f' collapse({len(heads)})' if len(heads) > 1 else ''} schedule(static){self.many}")
+        self.out(*heads[:-1])
+        return heads[-1]
+
+    def put(self, part: Inst, vector: str, line: str) -> None:
+        """A line with the part's value, a vector along the axis."""
+        self.text.vector = vector
+        self.out(line.format(self.text.value(part, {})))
+
+    def source(self, load: Inst, without: tuple[str, ...]) -> str:
+        """The pointer to a load's first element of the loops that are left out."""
+        rest = Affine(tuple(t for t in load.at.terms if t[0] not in without), load.at.const)
+        return f"{load.tensor} + {affine_text(rest, self.text.axis)}"
+
+
+def at_hand(sizes: Iterable[Dim], hints: Mapping[str, int]) -> int:
+    """The product of sizes by today's hints, at least 1."""
+    out = product(sizes)
+    return max(1, dims.evaluate(out, {s: hints.get(s, 64) for s in dims.symbols([out])}))
 
 
 def plain(part: Inst, along: str, across: str) -> Inst | None:

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from torch_autokernel.core.types import Arch, Attempt, Candidate, Region, Source
 from torch_autokernel.propose import attention, attention_text, matmul_text
-from torch_autokernel.propose.blocks import Blocks
-from torch_autokernel.propose.choices import Schedule, schedules
+from torch_autokernel.propose.choices import Choice, machine, schedules
 from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
-from torch_autokernel.propose.tiles import Tiles
 
 log = logging.getLogger(__name__)
 
@@ -60,22 +58,18 @@ class ScheduleProposer:
             source = Source("cpp", kernel.text, flags=FLAGS, schedule=schedule.to_json(), launch=launch)
             yield Candidate(digest, source, self.name)
 
-    def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Schedule | Tiles | Blocks, Kernel]]:
+    def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Choice, Kernel]]:
         """Kernels by choices; raises Refused where not even the first can be made."""
         if products := attention.count_products(region.signature):
             yield from (matmul_text if products == 1 else attention_text).kernels(region, arch)
             return
         for number, schedule in enumerate(schedules(region, arch)):
             try:
-                yield schedule, generate(region.signature, schedule, region.sizes, _threads(arch))
+                yield schedule, generate(region.signature, schedule, region.sizes, machine(arch).threads)
             except Refused as reason:
                 if number == 0:
                     raise
                 log.debug("schedule %s is not possible: %s", schedule, reason)
-
-
-def _threads(arch: Arch) -> int:
-    return max(1, int(arch.limits.get("threads", 1)))
 
 
 def _body(text: str) -> str:

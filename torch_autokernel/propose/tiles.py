@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch_autokernel.core.types import Arch
+from torch_autokernel.propose.choices import Choice, machine
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
+class Tiles(Choice):
     """`lanes` of a vector; products are made of `mr` rows times `nv` vectors in registers. `rows` queries meet `keys` keys at
     once. With `merge`, queries that share their keys (of a group of heads) are rows of one block. With `direct`, keys are read
     as they lie, else from panels packed before. `workers` blocks of queries are under way at a time."""
@@ -23,9 +23,6 @@ class Tiles:
     merge: int = 0
     direct: int = 0
     workers: int = 8
-
-    def to_json(self) -> Mapping[str, int]:
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +41,7 @@ class Problem:
 
 def feasible(problem: Problem, arch: Arch) -> Iterator[Tiles]:
     """Every choice within the limits of registers and caches."""
-    limits = arch.limits
-    lanes = max(4, int(limits.get("vector_bytes", 32)) // 4)
-    registers = 32 if lanes >= 16 else 16
-    l1, l2 = int(limits.get("l1_bytes", 32768)), int(limits.get("l2_bytes", 1 << 20))
-    threads = max(1, int(limits.get("threads", 1)))
+    lanes, registers, l1, l2, threads = machine(arch)
     few = problem.queries * problem.group <= registers // 2
     merge = int(problem.group > 1 and problem.queries < 16)
     rows_there = problem.queries * (problem.group if merge else 1)
@@ -87,7 +80,7 @@ def cost(tiles: Tiles, problem: Problem, threads: int) -> float:
 
 def choose(problem: Problem, arch: Arch) -> list[Tiles]:
     """The most promising choices, different enough to be worth measuring."""
-    threads = max(1, int(arch.limits.get("threads", 1)))
+    threads = machine(arch).threads
     ranked = sorted(feasible(problem, arch), key=lambda t: (cost(t, problem, threads), t.rows, t.keys))
     out: list[Tiles] = []
     for tiles in ranked:
