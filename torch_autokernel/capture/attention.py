@@ -20,6 +20,7 @@ from torch import fx
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.nodes import ancestors, writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name, tensor_of
+from torch_autokernel.core.products import PRODUCTS
 
 LOW = ("float32", "bfloat16", "float16")
 MAX_NODES = 128
@@ -64,7 +65,8 @@ def _kind(node: object) -> str | None:
 
 
 def _is_product(node: fx.Node) -> bool:
-    return _name(node) in ("aten.bmm.default", "aten.mm.default") and dtype_name(tensor_of(node).dtype) in LOW
+    """Whether it is a product to which nothing is added."""
+    return PRODUCTS.get(_name(node)) == 0 and dtype_name(tensor_of(node).dtype) in LOW
 
 
 def _around(second: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx.Node], bool]) -> Found | None:

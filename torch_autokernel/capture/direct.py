@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
@@ -29,6 +29,7 @@ from torch_autokernel.engine import Engine
 log = logging.getLogger(__name__)
 
 MISS = object()
+P = TypeVar("P")
 _SCALARS = (int, float, bool, str, type(None))
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -190,7 +191,8 @@ def make_plan(
     if watched.reason is not None:
         return watched.reason
     named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
-    try:
+
+    def made() -> Plan | Plain | str:
         if concerns(watched_function, module):
             staged = capture_staged(function, args, module)
             call, decisions = with_kernels(staged, config)
@@ -221,17 +223,25 @@ def make_plan(
         if whole.where is not None and (reason := _differs(plan, given, witness(whole, function, args, module))):
             return reason
         return plan
+
+    return or_reason(made, config, "a direct call is not possible")
+
+
+def or_reason(make: Callable[[], P | str], config: Config, failed: str) -> P | str:
+    """What `make` gives, or why it failed. Raises only under `strict`, and no CaptureError: these are reasons."""
+    try:
+        return make()
     except CaptureError as error:
         return error.message
     except (AutoKernelError, OSError) as error:
         if config.strict:
             raise
-        log.warning("a direct call is not possible: %s", error)
+        log.warning("%s: %s", failed, error)
         return str(error)
     except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
         if config.strict:
             raise
-        log.warning("a direct call is not possible: %s: %s", type(error).__name__, error, exc_info=True)
+        log.warning("%s: %s: %s", failed, type(error).__name__, error, exc_info=True)
         return f"{type(error).__name__}: {error}"
 
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
-from torch_autokernel.capture.direct import MISS, identity
+from torch_autokernel.capture.direct import MISS, identity, or_reason
 from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
@@ -35,7 +35,7 @@ from torch_autokernel.capture.whole import Constant, Whole, plain_forward
 from torch_autokernel.capture.witness import agree, near, witness
 from torch_autokernel.core import dims
 from torch_autokernel.core.config import Config, config
-from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
+from torch_autokernel.core.errors import GuardMiss
 from torch_autokernel.core.types import Signature
 from torch_autokernel.engine import Engine
 
@@ -194,7 +194,8 @@ def make_training_plan(
         return watched.reason
     if told := sorted(watched.names & _TELLS):
         return f"the function speaks of gradients itself ({told[0]})"
-    try:
+
+    def made() -> TrainingPlan | str:
         with _apart():
             for other in known:
                 if (plan := other.at_length(args, watched, module)) is not None:
@@ -203,18 +204,8 @@ def make_training_plan(
             if longest(args) < LEAST:
                 return "a loop of a few steps"
             return _planned(function, args, module, config, watched)
-    except CaptureError as error:
-        return error.message
-    except (AutoKernelError, OSError) as error:
-        if config.strict:
-            raise
-        log.warning("a loop cannot be trained by kernels: %s", error)
-        return str(error)
-    except Exception as error:  # the capture boundary: a failure of ours must not break the user's program
-        if config.strict:
-            raise
-        log.warning("a loop cannot be trained by kernels: %s: %s", type(error).__name__, error, exc_info=True)
-        return f"{type(error).__name__}: {error}"
+
+    return or_reason(made, config, "a loop cannot be trained by kernels")
 
 
 @contextmanager

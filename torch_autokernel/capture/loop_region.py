@@ -81,10 +81,6 @@ def dim_of(value: Any) -> Dim:
     return dims.add(value.value) if isinstance(value, Const) else value
 
 
-def said(d: Dim) -> Any:
-    return d if isinstance(d, int) else Const("dim", d)
-
-
 def dtype_of(n: Any) -> str:
     return str(n.meta["val"].dtype).removeprefix("torch.")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from torch_autokernel.capture.loop_region import Finish, Loop, dim_of, dtype_of, loop_region, said, stacked
+from torch_autokernel.capture.loop_ops import said
+from torch_autokernel.capture.loop_region import Finish, Loop, dim_of, dtype_of, loop_region, stacked
 from torch_autokernel.capture.loop_saving import Saved, stacked_along, write
 from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.step_gradient import Body, Joint, Needs

@@ -10,10 +10,11 @@ import torch
 from torch import fx
 
 from torch_autokernel.capture import ops
+from torch_autokernel.capture.loop_ops import name_in_loop, static_op
 from torch_autokernel.capture.signature import dtype_name
 from torch_autokernel.capture.step_gradient import Joint
 from torch_autokernel.core.errors import CaptureError
-from torch_autokernel.core.types import Const, Op, Ref
+from torch_autokernel.core.types import Op
 
 _COSTLY = frozenset(
     f"aten.{name}.default"
@@ -23,7 +24,6 @@ _FORMS = frozenset(f"aten.{name}" for name in (
     "view.default", "_unsafe_view.default", "reshape.default", "permute.default", "squeeze.dim", "squeeze.dims",
     "unsqueeze.default",
 ))  # fmt: skip
-_IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 
 
 @dataclass
@@ -142,8 +142,7 @@ _KEPT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def _heavy(n: fx.Node) -> bool:
     name = ops.name_of(n.target)
-    product = name in ("aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default", "aten.mv.default")
-    return product or ops.kind(name) in ("reduction", "scan")
+    return name == "aten.mv.default" or ops.kind(name) in ("product", "reduction", "scan")
 
 
 # ---- nodes as operations ----
@@ -177,33 +176,7 @@ def write(
 
 
 def _op(n: fx.Node, number: Mapping[fx.Node, int]) -> Op:
-    name = ops.name_of(n.target)
-    name = "aten.reshape.default" if name in ("aten.view.default", "aten._unsafe_view.default") else name
+    name = name_in_loop(n)
     if ops.kind(name) is None and name not in ops.IN_LOOPS or name in ("aten.as_strided.default", "aten.gather.default"):
         raise CaptureError(f"the gradient holds {name}, which is not among the operations that a loop may hold")
-    value = n.meta["val"]
-    several = isinstance(value, (tuple, list))
-    shape = () if several else tuple(int(s) for s in value.shape)
-    dtype = "" if several else dtype_name(value.dtype)
-    args = tuple(_argument(a, number) for a in n.args)
-    kwargs = {k: _argument(v, number) for k, v in n.kwargs.items() if k not in _IGNORED}
-    if name in ("aten.reshape.default", "aten.expand.default"):
-        args, kwargs = (args[0], shape), {}
-    elif name in ("aten.full.default", "aten.scalar_tensor.default"):
-        fill = args[1] if name == "aten.full.default" else args[0]
-        name, args, kwargs = "aten.full.default", (shape, fill), {"dtype": Const("dtype", dtype)}
-    elif name == "aten.clone.default":
-        args, kwargs = args[:1], {}
-    return Op(name, args, kwargs, shape, dtype)
-
-
-def _argument(value: Any, number: Mapping[fx.Node, int]) -> Any:
-    if isinstance(value, fx.Node):
-        return Ref(number[value])
-    if isinstance(value, (list, tuple)):
-        return tuple(_argument(v, number) for v in value)
-    if isinstance(value, torch.dtype):
-        return Const("dtype", dtype_name(value))
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise CaptureError(f"an argument of type {type(value).__name__} cannot be told: {value!r}")
+    return static_op(n, number)

@@ -13,16 +13,16 @@ import torch
 from torch import fx
 
 from torch_autokernel.capture import ops
+from torch_autokernel.capture.loop_ops import kept, name_in_loop, op_of, said, told
 from torch_autokernel.capture.reroll import Carry, Indexed, Rolled, leaves
 from torch_autokernel.capture.signature import dtype_name
 from torch_autokernel.capture.whole import Constant
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.errors import CaptureError
-from torch_autokernel.core.types import DTYPE_BYTES, Const, Op, Ref, Signature, TensorSpec
+from torch_autokernel.core.types import DTYPE_BYTES, Op, Ref, Signature, TensorSpec
 
 T = "s0"  # the length's symbol
-_IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 
 
 class Trace(Protocol):
@@ -78,38 +78,23 @@ class LoopWriter:
         if type(x) is int and type(y) is int:
             if abs(x) >= 2**62 and x == y:
                 return x
-            return _said(self.size(x, y))
+            return said(self.size(x, y))
         if type(x) is not type(y) or x != y and x == x:
             raise CaptureError(f"a constant is {x} at one length and {y} at another")
-        if isinstance(x, torch.dtype):
-            return Const("dtype", dtype_name(x))
-        if x is None or isinstance(x, (bool, float, str)):
-            return x
-        raise CaptureError(f"an argument of type {type(x).__name__} cannot be told: {x!r}")
+        return told(x)
 
     # ---- operations ----
     def op(self, node: fx.Node, number: dict[fx.Node, int], inside: bool) -> Op:
-        name = ops.name_of(node.target)
-        name = "aten.reshape.default" if name in ("aten.view.default", "aten._unsafe_view.default") else name
+        name = name_in_loop(node)
         if ops.kind(name) is None and not self.anything and not (inside and name in ops.IN_LOOPS):
             raise CaptureError(f"{name} is not among the operations that a {'loop' if inside else 'region'} may hold")
         unlike = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default")
         if not self.anything and name in unlike:
             raise CaptureError(f"{name} beside a loop is not understood")
-        value = node.meta["val"]
-        several = isinstance(value, (tuple, list))
-        shape = () if several else self.sizes(node)
-        dtype = "" if several else dtype_name(value.dtype)
+        shape = () if isinstance(node.meta["val"], (tuple, list)) else self.sizes(node)
         args = tuple(self.argument(x, y, number) for x, y in zip(node.args, self.twin[node].args, strict=True))
-        kwargs = {
-            k: self.argument(v, self.twin[node].kwargs[k], number) for k, v in sorted(node.kwargs.items()) if k not in _IGNORED
-        }
-        if name in ("aten.reshape.default", "aten.expand.default"):
-            return Op(name, (args[0], tuple(map(_said, shape))), {}, shape, dtype)
-        if name in ("aten.full.default", "aten.scalar_tensor.default"):
-            fill = args[1] if name == "aten.full.default" else args[0]
-            return Op("aten.full.default", (tuple(map(_said, shape)), fill), {"dtype": Const("dtype", dtype)}, shape, dtype)
-        return Op(name, args[:1] if name == "aten.clone.default" else args, kwargs, shape, dtype)
+        kwargs = {k: self.argument(v, self.twin[node].kwargs[k], number) for k, v in kept(node.kwargs)}
+        return op_of(node, shape, args, kwargs)
 
     def outer(self, node: fx.Node) -> int:
         """The number of a value outside the loop, which is written where it is not yet."""
@@ -136,7 +121,7 @@ class LoopWriter:
             if node in self.one.collected:
                 full = self.sizes(node)
                 if full != shape:
-                    arguments = (Ref(self.number[node]), tuple(map(_said, full)))
+                    arguments = (Ref(self.number[node]), tuple(map(said, full)))
                     self.ops.append(Op("aten.reshape.default", arguments, {}, full, dtype_name(node.meta["val"].dtype)))
                     self.number[node] = len(self.inputs) + len(self.ops) - 1
         nodes = list(dict.fromkeys(r for r in results if isinstance(r, fx.Node)))
@@ -206,10 +191,6 @@ def input_spec(tensor: torch.Tensor, shape: tuple[Dim, ...], length: int) -> Ten
     return TensorSpec(shape, name, tuple(stride), "cpu", DTYPE_BYTES[name])
 
 
-def _said(d: Dim) -> Any:
-    return d if isinstance(d, int) else Const("dim", d)
-
-
 class _Cell:
     """The loop as one Op. Its local values are numbered: carries, indexed slices, invariants, then the body's operations."""
 
@@ -248,9 +229,9 @@ class _Cell:
                 local[i] = base + len(body) - 1
         results, outs = self._results(local, hoisted)
         nexts = tuple(self._local(c[1], local, hoisted) for c in carries)
-        sources = tuple((Ref(s), d, _said(start), step) for s, d, start, step in indexed)
+        sources = tuple((Ref(s), d, said(start), step) for s, d, start, step in indexed)
         args = (
-            _said(dims.add(T, w._fewest())), tuple(Ref(w.number[c[0]]) for c in carries), sources,
+            said(dims.add(T, w._fewest())), tuple(Ref(w.number[c[0]]) for c in carries), sources,
             tuple(Ref(w.number[n]) for n in invariants), tuple(body), nexts, outs,
         )  # fmt: skip
         return Op(ops.LOOP, args), results

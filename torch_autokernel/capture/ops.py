@@ -1,14 +1,16 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
 Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, `product`, or None: not for
-us. A product is only for regions that are attention (`attention.py`). A test checks that the built-in generator can lower
-every name here.
+us. A product is only for regions that are attention (`attention.py`) or that hold one product (`products.py`). A test checks
+that the built-in generator can lower every name here.
 """
 
 from __future__ import annotations
 
 import operator
 from typing import Any
+
+from torch_autokernel.core.products import PRODUCTS
 
 POINTWISE = frozenset((
     "aten.abs.default", "aten.add.Tensor", "aten.add.Scalar", "aten.sub.Tensor", "aten.sub.Scalar", "aten.mul.Tensor",
@@ -51,15 +53,12 @@ SHAPED = frozenset((
 
 # What a loop's body may hold besides: products with the state, done by the loop's kernel itself.
 IN_LOOPS = frozenset((
-    "aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default", "aten.unbind.int", "aten.split.Tensor",
-    "aten.split_with_sizes.default", "aten.mv.default",
+    *PRODUCTS, "aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.mv.default",
     "aten.any.dim", "aten.any.default", "aten.all.dim", "aten.all.default", "aten.any.dims", "aten.all.dims",
 ))  # fmt: skip
 LOOP = "loop"
 
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))
-
-PRODUCTS = frozenset(("aten.bmm.default", "aten.mm.default", "aten.addmm.default", "aten.baddbmm.default"))
 
 GETITEM = "getitem"
 

@@ -147,7 +147,7 @@ class _Traced:
                  table: Table | None) -> None:  # fmt: skip
         with _Few():
             gm, self.spec, self.names = trace(function, resized(args, where, length), module, table)
-        self.graph = _functional(gm).graph
+        self.graph = functional(gm).graph
         share(self.graph, length)
         self.length = length
         self.placeholders = [n for n in self.graph.nodes if n.op == "placeholder"]
@@ -172,7 +172,7 @@ class _Few(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _functional(gm: fx.GraphModule) -> fx.GraphModule:
+def functional(gm: fx.GraphModule) -> fx.GraphModule:
     """The graph without operations in place, which some decompositions bring along."""
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx

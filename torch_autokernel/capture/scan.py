@@ -15,7 +15,8 @@ from torch import fx
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.ambient import tracing_alone
-from torch_autokernel.capture.loop_signature import T
+from torch_autokernel.capture.loop_ops import name_in_loop, said, static_op
+from torch_autokernel.capture.loop_signature import T, input_spec
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.signature import dtype_name, tensor_of
 from torch_autokernel.core import dims
@@ -29,7 +30,6 @@ _FILLS = {
 }  # fmt: skip
 _FLIPS = ("aten.flip.default", "prims.rev.default")
 _REFUSED = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default")
-_IGNORED = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ class _Writer:
         self.outer = dict(self.inputs)
         first = tuple(Ref(self._outside(self.inits[i])) for i in carried)
         indexed = tuple(
-            (Ref(self.outer[s]), 0, _said(dims.add(T, -1)) if back else 0, -1 if back else 1) for s, back in sources
+            (Ref(self.outer[s]), 0, said(dims.add(T, -1)) if back else 0, -1 if back else 1) for s, back in sources
         )
         known = {self.places[k]: self._outside(self.rest[k - b]) for k in invariant}
         outside, local, body = self._write_body(live, carried, sequences, known)
         nexts = tuple(local[self.made[i]] for i in carried)
         outs = tuple(("last" if k < a else "all", local[self.made[k]], 0, back) for _n, k, back in results)
-        self.ops.append(Op(ops.LOOP, (_said(T), first, indexed, outside, body, nexts, outs)))
+        self.ops.append(Op(ops.LOOP, (said(T), first, indexed, outside, body, nexts, outs)))
         return self._region(specs, results)
 
     def _region(self, specs: tuple[TensorSpec, ...], results: list[tuple[list[fx.Node], int, bool]]) -> Scan:
@@ -219,15 +219,7 @@ class _Writer:
         shape: tuple[Dim, ...] = tuple(map(int, tensor.shape))
         if timed:
             shape = (T, *shape[1:])
-        stride: list[Dim] = [0] * len(shape)
-        expected: Dim = 1
-        for d in sorted(range(len(shape)), key=lambda d: (tensor.stride(d), -d)):
-            if shape[d] == 1 or tensor.stride(d) == 0:
-                continue
-            right = dims.evaluate(expected, {T: self.length}) == tensor.stride(d)
-            stride[d] = expected if right else int(tensor.stride(d))
-            expected = dims.mul(stride[d], shape[d])
-        return TensorSpec(shape, name, tuple(stride), "cpu", DTYPE_BYTES[name])
+        return input_spec(tensor, shape, self.length)
 
     def _out_spec(self, node: fx.Node, every: bool) -> TensorSpec:
         """All steps' results are contiguous, as eager stacks them; the last states lie as the body makes them."""
@@ -263,36 +255,8 @@ def _fill(node: fx.Node) -> Any:
     return None
 
 
-def _said(d: Dim) -> Any:
-    return d if isinstance(d, int) else Const("dim", d)
-
-
 def _op(node: fx.Node, number: dict[fx.Node, int], inside: bool) -> Op:
-    name = ops.name_of(node.target)
-    name = "aten.reshape.default" if name in ("aten.view.default", "aten._unsafe_view.default") else name
+    name = name_in_loop(node)
     if name in _REFUSED or ops.kind(name) is None and not (inside and name in ops.IN_LOOPS):
         raise CaptureError(f"{name} is not among the operations that a scan's body may hold")
-    value = node.meta["val"]
-    several = isinstance(value, (tuple, list))
-    shape = () if several else tuple(map(int, value.shape))
-    dtype = "" if several else dtype_name(value.dtype)
-    args = tuple(_argument(a, number) for a in node.args)
-    kwargs = {k: _argument(v, number) for k, v in sorted(node.kwargs.items()) if k not in _IGNORED}
-    if name in ("aten.reshape.default", "aten.expand.default"):
-        return Op(name, (args[0], shape), {}, shape, dtype)
-    if name in ("aten.full.default", "aten.scalar_tensor.default"):
-        fill = args[1] if name == "aten.full.default" else args[0]
-        return Op("aten.full.default", (shape, fill), {"dtype": Const("dtype", dtype)}, shape, dtype)
-    return Op(name, args, kwargs, shape, dtype)
-
-
-def _argument(value: Any, number: dict[fx.Node, int]) -> Any:
-    if isinstance(value, fx.Node):
-        return Ref(number[value])
-    if isinstance(value, (list, tuple)):
-        return tuple(_argument(v, number) for v in value)
-    if isinstance(value, torch.dtype):
-        return Const("dtype", dtype_name(value))
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise CaptureError(f"an argument of type {type(value).__name__} cannot be told: {value!r}")
+    return static_op(node, number)

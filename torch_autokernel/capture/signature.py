@@ -30,7 +30,7 @@ from torch_autokernel.core.types import (
     TensorSpec,
 )
 
-_IGNORED_KWARGS = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
+IGNORED_KWARGS = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 _MAX_PINS = 16
 
 
@@ -210,7 +210,7 @@ def _op(sizes: Sizes, node: fx.Node, number: dict[fx.Node, int], shape_of: dict[
         tensor = tensor_of(node)
         shape = shape_of[node] = shapes.infer(name, kind, sizes, tensors, args, dict(node.kwargs), tuple(tensor.shape))
         dtype = dtype_name(tensor.dtype)
-    kwargs = {k: _arg(sizes, v, number) for k, v in sorted(node.kwargs.items()) if k not in _IGNORED_KWARGS}
+    kwargs = {k: _arg(sizes, v, number) for k, v in sorted(node.kwargs.items()) if k not in IGNORED_KWARGS}
     if name in ("aten.reshape.default", "aten.view.default", "aten.as_strided.default"):
         if name == "aten.as_strided.default":
             _check_dense(node)

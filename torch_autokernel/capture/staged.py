@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.purity import codes
-from torch_autokernel.capture.recurrence import _functional
+from torch_autokernel.capture.recurrence import functional
 from torch_autokernel.capture.rnn import FUNCTIONS, as_scans
 from torch_autokernel.capture.scan import Scan, capture_scan, is_scan
 from torch_autokernel.capture.whole import Constant, trace
@@ -90,7 +90,7 @@ def capture_staged(function: Callable[..., Any], args: Sequence[Any], module: to
 
     with _own_weights(module):
         gm, out_spec, _names = trace(expanded, args, module, {})
-        gm = _functional(gm)
+        gm = functional(gm)
     scans = [n for n in gm.graph.nodes if is_scan(n)]
     if not 0 < len(scans) <= MOST_SCANS:
         raise CaptureError(f"{len(scans)} loops, where 1 to {MOST_SCANS} are understood")

@@ -20,12 +20,11 @@ from torch_autokernel.capture import ops
 from torch_autokernel.capture.ambient import tracing_alone
 from torch_autokernel.core import dims
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.products import PRODUCTS
 from torch_autokernel.core.types import Const, Op, Ref
 
 Spec = tuple[tuple[int, ...], str]  # shape and dtype
-_FACTORS = {
-    "aten.mm.default": (0, 1), "aten.bmm.default": (0, 1), "aten.addmm.default": (1, 2), "aten.baddbmm.default": (1, 2),
-}  # fmt: skip
+_FACTORS = {name: (left, left + 1) for name, left in PRODUCTS.items()}
 _LARGE = 1 << 14  # elements of an invariant whose gradient may stand once for each step
 
 

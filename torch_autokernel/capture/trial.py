@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,18 +56,10 @@ def slower(staged: Staged, decisions: Sequence[Decision], contenders: dict[str, 
     engine = Engine.current(config)
     if not engine.timed:
         return ""
-    key, kernels = key_of(staged.graph, engine), kernels_of(decisions)
-    outcome = recall(key, kernels, engine)
-    if outcome is None and config.on_miss == "fallback":
-        return ""
-    if outcome is None:
-        outcome = _measured(contenders, frozenset(kernels))
-        try:
-            remember(key, kernels, outcome, engine)
-        except (AutoKernelError, OSError) as error:
-            log.info("a trial's outcome is not kept: %s", error)
-    log.info("trial: %s", outcome.reason)
-    return "" if outcome.kept else outcome.reason
+    kernels = kernels_of(decisions)
+    may, measure = config.on_miss != "fallback", lambda: _measured(contenders, frozenset(kernels))
+    outcome = _outcome(key_of(staged.graph, engine), kernels, engine, measure if may else None)
+    return "" if outcome is None or outcome.kept else outcome.reason
 
 
 def compiling_pays(region: Region, compiled: Callable[[], Any], eager: Callable[[], Any], config: Config) -> bool:
@@ -78,20 +70,30 @@ def compiling_pays(region: Region, compiled: Callable[[], Any], eager: Callable[
         return True
     name = digest([PLAIN, region.signature.digest, sorted(region.sizes.items()), torch.get_num_threads()])
     key, contest = CacheKey(name, engine.arch.key, engine.abi + GRAPH), {COMPILED: ""}
-    outcome = recall(key, contest, engine)
-    if outcome is None and config.on_miss != "generate":
-        return True
-    if outcome is None:
-        samples = _samples({COMPILED: compiled, PLAIN: eager})
-        found = samples(COMPILED, PLAIN)
+
+    def measure() -> Outcome:
+        found = _samples({COMPILED: compiled, PLAIN: eager})(COMPILED, PLAIN)
         text = f"torch.compile runs the call at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of the plain one"
-        outcome = Outcome(frozenset() if found.high < 1 else frozenset(contest), text)
+        return Outcome(frozenset() if found.high < 1 else frozenset(contest), text)
+
+    outcome = _outcome(key, contest, engine, measure if config.on_miss == "generate" else None)
+    return outcome is None or bool(outcome.kept)
+
+
+def _outcome(
+    key: CacheKey, contest: Mapping[str, str], engine: Engine, measure: Callable[[], Outcome] | None
+) -> Outcome | None:
+    """What was found before, or is now, and is kept then; None where nothing is known and nothing may be measured."""
+    outcome = recall(key, contest, engine)
+    if outcome is None and measure is not None:
+        outcome = measure()
         try:
             remember(key, contest, outcome, engine)
         except (AutoKernelError, OSError) as error:
             log.info("a trial's outcome is not kept: %s", error)
-    log.info("trial: %s", outcome.reason)
-    return bool(outcome.kept)
+    if outcome is not None:
+        log.info("trial: %s", outcome.reason)
+    return outcome
 
 
 def _samples(contenders: dict[str, Callable[[], Any]]) -> Callable[[str, str], Ratio]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.products import PRODUCTS
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import build
@@ -17,7 +18,6 @@ from torch_autokernel.propose.index import ZERO, Affine, CutNeeded, Range, Refus
 from torch_autokernel.propose.ir import Index, Node
 from torch_autokernel.propose.pull import Inst, Puller, Table
 
-PRODUCTS = ("aten.bmm.default", "aten.mm.default", "aten.addmm.default", "aten.baddbmm.default")
 LOW = ("float32", "bfloat16", "float16")
 MAX_SPLITS = 16
 

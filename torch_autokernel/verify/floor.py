@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch_autokernel.core import dims
+from torch_autokernel.core.products import PRODUCTS
 from torch_autokernel.core.types import Arch, Ref, Region
 
 # Operations that may leave part of their first operand unread.
 PARTIAL = ("slice", "select", "index", "gather", "embedding", "narrow", "as_strided", "diagonal", "unfold", "take")
-
-# Where a product's left operand stands among its arguments.
-PRODUCTS = {"aten.mm.default": 0, "aten.bmm.default": 0, "aten.addmm.default": 1, "aten.baddbmm.default": 1}
 
 # Bytes a nanosecond for one thread, by where the data lies: twice what current cores can do at 6 GHz
 # (L1 2 x 64 bytes a cycle, L2 64, L3 32, memory 16), so that only an impossible time falls below.
