@@ -8,6 +8,8 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,9 @@ from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Arch, Artifact, Candidate, Region, Source, Status, Verdict
 from torch_autokernel.machine.worker import Limits
 from torch_autokernel.verify import judge as judging
-from torch_autokernel.verify.judge import Judge
+from torch_autokernel.verify.bank import Bank
+from torch_autokernel.verify.checks.state import STRETCHES, with_neighbours
+from torch_autokernel.verify.judge import Judge, Trial
 from torch_autokernel.verify.oracle import Expected
 
 NULL = Arch("null")
@@ -183,3 +187,17 @@ extern "C" void kernel(const bool* x0, const bool* x1, const bool* x2, const boo
             with closing(Judge(ARCH, limits=Limits(seconds=2.0))) as judge:
                 verdict = judge.judge(region, artifact(region, kernel % text, objects))
             assert verdict.accepted is right, f"{text}: {verdict.why}; seed {verdict.seed}"
+
+
+@pytest.mark.parametrize("seed", [4575752747653777741, 1, 2, 3])
+def test_neighbours_differ_in_a_stretch_alone(seed: int) -> None:
+    """A kernel that knows its inputs again by a few of them must meet inputs that are the same but for a stretch. Under the first
+    seed the case of middling size had an input redrawn, and its neighbours would have had all of that input drawn anew."""
+    region, bank = regions.rms_norm(), Bank("standard", seed)
+    (chosen,) = with_neighbours(list(bank.ready(region)))
+    trial: Any = SimpleNamespace(bank=bank, region=region)
+    for turn in range(STRETCHES):
+        other = Trial.nearly(trial, chosen, turn)
+        assert other is not None
+        for x, y in zip(chosen.inputs, other.inputs, strict=True):
+            assert 0 < int((x != y).sum()) <= max(1, x.numel() // 8)
