@@ -72,14 +72,25 @@ def saved(x: Tensor, w: Tensor, b: Tensor) -> Any:
     return y, torch.relu(y)
 
 
+def doubled(x: Tensor, w: Tensor, b: Tensor) -> Any:
+    y = linear(x, w, b)
+    return torch.relu(y), torch.sin(y)
+
+
 def wider(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return linear(x, w, b) + torch.ones(3, 12, 10)
 
 
-@pytest.mark.parametrize("fn", [read_twice, folded, saved, wider])
+@pytest.mark.parametrize("fn", [read_twice, folded, saved, doubled, wider])
 def test_other_neighbours_stay_apart(fn: Callable[..., Any]) -> None:
     assert with_product(regions(fn, drawn())) == []
     assert [names(c) for c in with_product(regions(fn, drawn(HALF)))] == [["addmm.default"]]
+
+
+def test_a_product_that_is_spread_out_stays_apart() -> None:
+    spread = lambda x, w, b: torch.relu(torch.mm(b[None], w) + x)  # noqa: E731
+    assert with_product(regions(spread, drawn())) == []
+    assert [names(c) for c in with_product(regions(spread, drawn(HALF)))] == [["mm.default"]]
 
 
 def test_one_of_two_products_joins() -> None:

@@ -95,7 +95,7 @@ def call(entry: Any, kernel: Kernel, signature: Signature, inputs: Sequence[torc
     arguments += [ctypes.c_int64(sizes[s]) for s in signature.symbols]
     if kernel.workspace:
         count = dims.evaluate(kernel.workspace, sizes)
-        space = torch.full((count + 192,), 0x7F, dtype=torch.uint8)
+        space = torch.full((count + 192,), 0xFF, dtype=torch.uint8)  # NaN in every float
         start = space.data_ptr() + (-space.data_ptr()) % 64
         arguments.append(ctypes.c_void_p(start))
         space[start - space.data_ptr() + count :] = 0x55

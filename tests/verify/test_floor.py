@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch_autokernel.core.types import Arch, Op, Ref, Region, Signature, TensorSpec
-from torch_autokernel.verify.floor import CEILING, compulsory_bytes, floor_ns
+from torch_autokernel.verify.floor import CEILING, MULTIPLY_ADDS, compulsory_bytes, floor_ns, multiply_adds
 
 ROWS, COLUMNS = 128, 512
 MATRIX = TensorSpec.contiguous(("s0", "s1"), "float32")
@@ -25,6 +25,17 @@ def op(name: str, *args: Any) -> Op:
 def test_inputs_and_outputs_count_once() -> None:
     made = region([op("mul.Tensor", Ref(0), Ref(1)), op("mul.Tensor", Ref(2), Ref(0))], [MATRIX, ROW])
     assert compulsory_bytes(made) == 4 * (2 * ROWS * COLUMNS + COLUMNS)
+
+
+def test_a_product_takes_its_multiply_adds() -> None:
+    """Of 128 by 64 times 64 by 512, with or without a row that is added: far more arithmetic than bytes."""
+    left, right = TensorSpec.contiguous(("s0", 64), "float32"), TensorSpec.contiguous((64, "s1"), "float32")
+    plain = region([op("mm.default", Ref(0), Ref(1))], [left, right])
+    more = region([op("addmm.default", Ref(0), Ref(1), Ref(2)), op("exp.default", Ref(3))], [ROW, left, right])
+    assert multiply_adds(plain) == multiply_adds(more) == 128 * 512 * 64
+    arch = Arch("cpu-x", limits={"l1_bytes": 1 << 30})
+    assert floor_ns(plain, arch, 2) == 128 * 512 * 64 / (2 * MULTIPLY_ADDS[""])
+    assert floor_ns(plain, Arch("cpu-x", ("amx_tile",), {"l1_bytes": 1 << 30}), 2) < floor_ns(plain, arch, 2)
 
 
 def test_low_precision_counts_its_own_bytes() -> None:

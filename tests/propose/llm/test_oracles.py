@@ -10,7 +10,7 @@ import httpx
 import httpx2 as sdk_http
 import openai
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.propose.llm import streams
@@ -63,7 +63,7 @@ def anthropic_reads(raw: bytes) -> tuple[str, str | None, int, int]:
 TEXTS = st.lists(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=12), max_size=8)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(TEXTS, st.sampled_from(["\n\n", "\r\n\r\n"]))
 def test_as_openai_reads_it(texts: list[str], end: str) -> None:
     raw = sse(CHAT[0], *(chunk(t) for t in texts), *CHAT[-3:], end=end)
@@ -72,7 +72,7 @@ def test_as_openai_reads_it(texts: list[str], end: str) -> None:
     assert reply.usage.prompt == USAGE["prompt_tokens"]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(TEXTS)
 def test_as_anthropic_reads_it(texts: list[str]) -> None:
     deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_autokernel.propose.llm.sse import Event, Parser
@@ -47,7 +47,7 @@ def test_every_split_into_two_gives_the_same(end: str) -> None:
 LINE = st.sampled_from(["data: a", "data:b", "data", "data:  ü", "event: x", "event:", ": c", "", "", "id: 3", "datax: 1", "retry"])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(st.lists(st.tuples(LINE, st.sampled_from(["\n", "\r\n", "\r"])), max_size=20), st.lists(st.integers(0, 200), max_size=8))
 def test_against_the_slow_parser(lines: list[tuple[str, str]], cuts: list[int]) -> None:
     raw = "".join(line + end for line, end in lines).encode()
