@@ -50,16 +50,19 @@ def test_what_compiling_makes_slower_runs_as_it_is(refusing: ReferenceEngine, mo
     x = torch.randn(4, 8)
     for _ in range(3):
         assert torch.equal(fast(x), swish(x))
-    assert asked == [{"compiled", "plain"}] and [type(p) for p in fast.plans.values()] == [direct.Plain]
-    assert "0 direct kernels" in repr(fast)
+    assert asked == [{"compiled", "plain"}] and list(fast.settled.values()) == [True] and not fast.plans
     again = ak.autokernel(swish)  # the outcome is kept
-    assert torch.equal(again(x), swish(x)) and len(asked) == 1 and len(again.plans) == 1
+    calls = counted(again, monkeypatch)
+    assert torch.equal(again(x), swish(x)) and len(asked) == 1 and not calls
+    again(torch.randn(5, 8))  # another kind of call has a trial of its own
+    assert len(asked) == 2 and calls
+
+
+def counted(fast: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls that go through torch.compile."""
     calls: list[Any] = []
-    monkeypatch.setattr(fast, "_compiled", lambda *args: calls.append(args) or swish(*args))
-    fast(x)
-    assert not calls
-    fast(x.requires_grad_())  # training is for torch.compile
-    assert len(calls) == 1
+    monkeypatch.setattr(fast, "_compiled", lambda *args: calls.append(args) or fast._plain(*args))
+    return calls
 
 
 @pytest.mark.parametrize("speed", [1.0, 1.4])
@@ -71,6 +74,9 @@ def test_what_compiling_makes_faster_is_compiled(
     x = torch.randn(4, 8)
     torch.testing.assert_close(fast(x), swish(x))
     assert len(asked) == 1 and not fast.plans and fast._compiled is not None and fast.reason == "not wanted"
+    calls = counted(fast, monkeypatch)
+    fast(x)
+    assert len(calls) == 1
 
 
 def test_nothing_is_timed_where_nothing_may_be_searched(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +84,7 @@ def test_nothing_is_timed_where_nothing_may_be_searched(refusing: ReferenceEngin
     fast = ak.autokernel(swish, on_miss="fallback")
     x = torch.randn(4, 8)
     torch.testing.assert_close(fast(x), swish(x))
-    assert not asked and not fast.plans
+    assert not asked and not fast.plans and not any(fast.settled.values())
 
 
 def test_a_function_that_changes_its_argument_is_not_run_again(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,16 +104,83 @@ class Scaled(torch.nn.Module):
         return x * self.weight
 
 
-def test_a_module_that_is_trained_is_compiled(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(0.3, monkeypatch)
+@pytest.mark.parametrize("speed", [0.3, 1.2])
+def test_training_is_timed_forward_and_backward(speed: float, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from inference; what the trial computes leaves no gradients behind."""
+    asked = measured(speed, monkeypatch)
     module = ak.autokernel(Scaled())
     x = torch.randn(4, 8)
     with torch.no_grad():
-        assert torch.equal(module(x), x * module.weight) and len(module.forward.plans) == 1
-    calls: list[Any] = []
-    monkeypatch.setattr(module.forward, "_compiled", lambda *args: calls.append(args) or args[0] * module.weight)
-    module(x).sum().backward()
-    assert module.weight.grad is not None and len(calls) == 1
+        module(x)
+    calls, backward = counted(module.forward, monkeypatch), []
+    module.weight.register_post_accumulate_grad_hook(lambda p: backward.append(p))
+    y = module(x)
+    assert len(asked) == 2 and module.weight.grad is None and not backward
+    y.sum().backward()
+    assert torch.equal(module.weight.grad, x.sum(0)) and len(backward) == 1
+    assert len(module.forward.settled) == 2 and all(slow == (speed < 1) for slow in module.forward.settled.values())
+    calls.clear()
+    module(x)
+    assert len(calls) == int(speed > 1)
+
+
+def test_a_hook_would_notice_the_trial(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = measured(0.3, monkeypatch)
+    fast, x = ak.autokernel(swish), torch.randn(4, 8, requires_grad=True)
+    seen: list[Any] = []
+    x.register_hook(seen.append)
+    fast(x).sum().backward()
+    assert not asked and len(seen) == 1
+
+
+class Norm(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(x))
+
+
+def test_what_a_module_counts_is_counted_once(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = measured(0.3, monkeypatch)
+    module = ak.autokernel(Norm())
+    module(torch.randn(4, 8))
+    assert not asked and int(module.norm.num_batches_tracked) == 1
+
+
+def test_dropout_draws_as_without_a_trial(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(0.3, monkeypatch)
+    fast = ak.autokernel(lambda x: torch.nn.functional.dropout(x, 0.5))
+    x = torch.ones(64)
+    torch.manual_seed(3)
+    wanted = torch.nn.functional.dropout(x, 0.5)
+    torch.manual_seed(3)
+    got = fast(x)
+    assert list(fast.settled.values()) == [True] and torch.equal(got, wanted)
+
+
+def test_a_kernel_slower_than_the_call_is_not_used(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceEngine, "timed", True)
+    speeds, asked = {"kernel": 0.5}, []
+
+    def samples(contenders: dict[str, Callable[[], Any]]) -> Any:
+        asked.append(sorted(contenders))
+        return lambda one, other: Ratio(speeds[one])
+
+    monkeypatch.setattr(trial, "_samples", samples)
+    x = torch.randn(4, 8)
+    slow = ak.autokernel(swish)
+    calls = counted(slow, monkeypatch)
+    assert torch.equal(slow(x), swish(x)) and torch.equal(slow(x), swish(x))
+    assert asked == [["kernel", "plain"]] and not slow.plans and not calls and slow.reason == direct.SLOWER
+    again = ak.autokernel(swish)
+    again(x)
+    assert len(asked) == 1 and not again.plans
+    speeds["kernel"] = 1.5
+    other = ak.autokernel(lambda x: torch.sin(x) * 2)
+    other(x)
+    assert len(asked) == 2 and len(other.plans) == 1
 
 
 def test_the_trial_times_both() -> None:

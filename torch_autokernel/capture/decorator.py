@@ -18,9 +18,11 @@ import torch
 
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import traces_here
+from torch_autokernel.capture.arguments import identity, records, shapes
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
 from torch_autokernel.capture.loop_plan import Trainer
+from torch_autokernel.capture.trial import compiling_pays
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, UsageError
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _MAX_PLANS = 16
 _LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
+_MAX_TRIALS = 4
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -39,7 +42,8 @@ class Accelerated:
         self.original = function
         self.module = module
         self.options = dict(options)
-        self.plans: dict[Any, direct.Plan | direct.Plain] = {}
+        self.plans: dict[Any, direct.Plan] = {}
+        self.settled: dict[Any, bool] = {}  # kinds of calls that no plan takes: whether the plain call is the faster one
         self.failed: set[Any] = set()
         self.patience = 0
         self.reason = ""
@@ -48,14 +52,14 @@ class Accelerated:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.patience and not self.plans and not self.trainer.loops:
             self.patience -= 1
-            return self._plain(*args, **kwargs) if traces_here() else self._otherwise(*args, **kwargs)
+            return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
         if not kwargs and direct.plain_world():
             if self.trainer.loops and self._records(args) and (result := self.trainer(args)) is not direct.MISS:
                 return result
-            if direct.records(args):
+            if records(args):
                 self.patience = _PATIENCE
-                return self._otherwise(*args)
-            key = direct.shapes(args)
+                return self._without_plan(args, kwargs)
+            key = shapes(args)
             plan = self.plans.get(key)
             if plan is not None and (result := plan(args)) is not direct.MISS:
                 return result
@@ -64,7 +68,27 @@ class Accelerated:
                 return result
         elif traces_here():  # a decorated function within another one that is being traced is just its text
             return self._plain(*args, **kwargs)
-        return self._otherwise(*args, **kwargs)
+        return self._without_plan(args, kwargs)
+
+    def _without_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call through torch.compile, or as it is where that was found to be faster for calls of this kind."""
+        if kwargs or (len(self.settled) == _MAX_TRIALS and not any(self.settled.values())):
+            return self._otherwise(*args, **kwargs)
+        kind = _kind(args)
+        plain = self.settled.get(kind)
+        if plain is None and len(self.settled) < _MAX_TRIALS and direct.plain_world():
+            plain = self.settled[kind] = self._plain_is_faster(args)
+        return self._plain(*args) if plain else self._otherwise(*args)
+
+    def _plain_is_faster(self, args: tuple[Any, ...]) -> bool:
+        resolved = config.resolve(self.options)
+        if resolved.disable or type(self.module) in _LAYERS:
+            return False
+        pays = direct.or_reason(
+            lambda: "" if compiling_pays(self.original, args, self.module, self._otherwise, resolved) else direct.SLOWER,
+            resolved, "a call cannot be timed",
+        )  # fmt: skip
+        return pays is direct.SLOWER
 
     @functools.cached_property
     def trainer(self) -> Trainer:
@@ -72,7 +96,7 @@ class Accelerated:
 
     def _records(self, args: tuple[Any, ...]) -> bool:
         """Whether autograd records what is done to the arguments or to the module's parameters."""
-        if direct.records(args):
+        if records(args):
             return True
         return self.module is not None and torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters())
 
@@ -80,9 +104,9 @@ class Accelerated:
     def _plain(self) -> Callable[..., Any]:
         return self.original if self.module is None else self.original.__get__(self.module)
 
-    def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | direct.Plain | None:
+    def _plan(self, key: Any, args: tuple[Any, ...]) -> direct.Plan | None:
         """A new plan for calls like this one; None where there can be none (the reason is kept and logged once)."""
-        ident = direct.identity(args)
+        ident = identity(args)
         if ident in self.failed:
             self.patience = _PATIENCE
             return None
@@ -92,11 +116,13 @@ class Accelerated:
         plan = None if resolved.disable else direct.make_plan(
             self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
         )
-        if isinstance(plan, (direct.Plan, direct.Plain)):
+        if isinstance(plan, direct.Plan):
             self.plans[key] = plan
             return plan
         self.failed.add(ident)
         self.reason = plan or "disabled"
+        if plan == direct.SLOWER:
+            self.settled[_kind(args)] = True
         log.info("%s is not called directly: %s", getattr(self.original, "__qualname__", self.original), self.reason)
         return None
 
@@ -136,8 +162,12 @@ class Accelerated:
         Accelerated.__init__(self, state["original"], state["module"], state["options"])
 
     def __repr__(self) -> str:
-        kernels = sum(isinstance(p, direct.Plan) for p in self.plans.values())
-        return f"<autokernel {getattr(self.original, '__qualname__', self.original)!s}: {kernels} direct kernels>"
+        return f"<autokernel {getattr(self.original, '__qualname__', self.original)!s}: {len(self.plans)} direct kernels>"
+
+
+def _kind(args: tuple[Any, ...]) -> Any:
+    """What decides whether torch.compile pays."""
+    return torch.is_grad_enabled(), records(args), shapes(args)
 
 
 def _bound(method: Accelerated, instance: Any) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from torch_autokernel.capture.index_guard import guarded
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, capture_recurrence, longest, loops
 from torch_autokernel.capture.staged import capture_staged, concerns
-from torch_autokernel.capture.trial import compiling_pays, slower, with_kernels
+from torch_autokernel.capture.trial import kernel_pays, slower, with_kernels
 from torch_autokernel.capture.whole import Constant, Whole, capture_whole, plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
@@ -29,9 +29,8 @@ from torch_autokernel.engine import Engine
 log = logging.getLogger(__name__)
 
 MISS = object()
+SLOWER = "the kernel is slower than the call as it is"
 P = TypeVar("P")
-_SCALARS = (int, float, bool, str, type(None))
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
@@ -56,54 +55,9 @@ def plain_world() -> bool:
     )
 
 
-def records(args: tuple[Any, ...]) -> bool:
-    """Whether autograd records what is done to these arguments: that is for torch.compile, so nothing else need be asked."""
-    return torch.is_grad_enabled() and any(type(a) in _PLAIN and a.requires_grad for a in args)
-
-
-def identity(args: tuple[Any, ...]) -> Any:
-    """A hashable description of what a plan depends on; None for arguments that no plan takes."""
-    parts: list[Any] = [torch.is_grad_enabled()]
-    for a in args:
-        if type(a) in _PLAIN:
-            if a.layout is not torch.strided:
-                return None
-            parts.append((a.dtype, tuple(a.shape), a.stride(), a.requires_grad, a.device.type))
-        elif type(a) in _SCALARS and a == a:  # a NaN is never found again
-            parts.append((type(a), a))
-        elif type(a) is tuple and (within := identity(a)) is not None:
-            parts.append(within)
-        else:
-            return None
-    return tuple(parts)
-
-
-def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What plans are looked up by. Sizes must be equal: the Python that was traced may have branched on them."""
-    return tuple([
-        a.shape if type(a) in _PLAIN else a if type(a) in _SCALARS else (shapes(a),) if type(a) is tuple else None for a in args
-    ])
-
-
 def _sign(value: Any) -> float:
     """The sign of a float zero, which equality does not tell; 0 for anything else."""
     return math.copysign(1.0, value) if type(value) is float and value == 0 else 0.0
-
-
-class Plain:
-    """The function as it is, for calls that neither a kernel nor torch.compile makes faster."""
-
-    __slots__ = ("function", "state")
-
-    def __init__(self, function: Callable[..., Any], state: list[torch.Tensor]) -> None:
-        self.function = function
-        self.state = state
-
-    def __call__(self, args: tuple[Any, ...]) -> Any:
-        """The result, or MISS where gradients are recorded: that is for torch.compile."""
-        if torch.is_grad_enabled() and (records(args) or any(t.requires_grad for t in self.state)):
-            return MISS
-        return self.function(*args)
 
 
 class Plan:
@@ -173,7 +127,7 @@ class Plan:
 def make_plan(
     function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
     compiled: Callable[..., Any] | None = None,
-) -> Plan | Plain | str:  # fmt: skip
+) -> Plan | str:  # fmt: skip
     """A plan for calls like this one, or the reason why there is none. `compiled` is what would run instead."""
     watched_function, given = function, args
     plain = function if module is None else functools.partial(function, module)
@@ -192,7 +146,7 @@ def make_plan(
         return watched.reason
     named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
 
-    def made() -> Plan | Plain | str:
+    def made() -> Plan | str:
         if concerns(watched_function, module):
             staged = capture_staged(function, args, module)
             call, decisions = with_kernels(staged, config)
@@ -212,17 +166,14 @@ def make_plan(
             (decision,) = engine.resolve([region], config)
         note(Record("inference", (decision,), (), int(decision.entry is not None)))
         if decision.entry is None:
-            if decision.outcome == "refused" and compiled is not None and whole.where is None:
-                with torch.no_grad():
-                    pays = compiling_pays(region, lambda: compiled(*given), lambda: plain(*given), config)
-                if not pays:
-                    return Plain(plain, state)
             return decision.reason
         kernel = guarded(decision.entry.signature, engine.load(decision.entry))
         plan = Plan(kernel, given, watched, whole.order, named, whole.outputs, whole.out_spec)
         if whole.where is not None and (reason := _differs(plan, given, witness(whole, function, args, module))):
             return reason
-        return plan
+        with torch.no_grad():
+            pays = kernel_pays(decision, lambda: plan(given), lambda: plain(*given), config)
+        return plan if pays else SLOWER
 
     return or_reason(made, config, "a direct call is not possible")
 

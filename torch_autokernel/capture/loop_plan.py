@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
-from torch_autokernel.capture.direct import MISS, identity, or_reason
+from torch_autokernel.capture.arguments import identity
+from torch_autokernel.capture.direct import MISS, or_reason
 from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
@@ -47,11 +48,6 @@ Function = Callable[..., Any]
 _MAX_PLANS = 256  # one for each length
 _MAX_RENEWALS = 8
 _ROUNDS = 5
-# Python that says what is differentiated, or asks whether anything is: a trace does not see it.
-_TELLS = frozenset(
-    "apply backward data detach detach_ enable_grad grad grad_fn inference_mode is_grad_enabled is_leaf jvp vjp no_grad "
-    "register_hook requires_grad requires_grad_ retain_grad set_grad_enabled checkpoint functional_call item tolist".split()
-)
 
 
 class _Other(Exception):
@@ -192,7 +188,7 @@ def make_training_plan(
     watched = purity.watch(function, module)
     if watched.reason is not None:
         return watched.reason
-    if told := sorted(watched.names & _TELLS):
+    if told := sorted(watched.names & purity.TELLS):
         return f"the function speaks of gradients itself ({told[0]})"
 
     def made() -> TrainingPlan | str:

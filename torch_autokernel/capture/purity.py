@@ -29,6 +29,11 @@ _SAFE_BUILTINS = frozenset((
     "hasattr", "ValueError", "TypeError", "AssertionError", "RuntimeError",
 ))  # fmt: skip
 _CONSTANTS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, torch.Size)
+# Python that says what is differentiated, or asks whether anything is: a trace does not see it.
+TELLS = frozenset(
+    "apply backward data detach detach_ enable_grad grad grad_fn inference_mode is_grad_enabled is_leaf jvp vjp no_grad "
+    "register_hook requires_grad requires_grad_ retain_grad set_grad_enabled checkpoint functional_call item tolist".split()
+)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _IGNORED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"}
 

@@ -1,27 +1,34 @@
-"""Whole calls, timed in turns: a program with kernels for its loops against the call that it stands for; a compiled function
-without any kernel against the plain one.
+"""Whole calls, timed in turns: a program with kernels against the call that it stands for; a call through torch.compile against
+the plain one.
 
-A loop's kernel was timed against its printed reference; the layer it belongs to may run through a library instead. So the
-whole call is timed, in turns, against the original and, where something around the loops could be fused, against
-torch.compile. What was found is kept as a rehearsal's outcome is.
+A kernel was timed against its printed reference; the call it belongs to may run through a library function that is faster than
+either. So the whole call is timed, in turns, against the original and, where something around loops could be fused,
+against torch.compile. What was found is kept as a rehearsal's outcome is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
+from torch.utils import _pytree as pytree
 
+from torch_autokernel.capture import ops, purity
 from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.arguments import identity
+from torch_autokernel.capture.holder import flat, held, nested, regrouped, without_self
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.rehearsal import GRAPH, Outcome, kernels_of, key_of, recall, remember
 from torch_autokernel.capture.staged import Staged, program
+from torch_autokernel.capture.whole import trace
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError
-from torch_autokernel.core.types import CacheKey, Region, digest
+from torch_autokernel.core.types import CacheKey, digest
 from torch_autokernel.engine import Decision, Engine
 
 if TYPE_CHECKING:
@@ -31,7 +38,8 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 60
 SECONDS = 3.0
-PLAIN, COMPILED = "plain", "compiled"
+PLAIN, COMPILED, KERNEL = "plain", "compiled", "kernel"
+Calls = Mapping[str, Callable[[], Any]]
 
 
 def with_kernels(staged: Staged, config: Config) -> tuple[Callable[..., Any], list[Decision]]:
@@ -51,7 +59,7 @@ def with_kernels(staged: Staged, config: Config) -> tuple[Callable[..., Any], li
     return program(staged, kernels), decisions
 
 
-def slower(staged: Staged, decisions: Sequence[Decision], contenders: dict[str, Callable[[], Any]], config: Config) -> str:
+def slower(staged: Staged, decisions: Sequence[Decision], contenders: Calls, config: Config) -> str:
     """Why the program must not be used, or nothing. `contenders` are the program under the name "" and what it has to beat."""
     engine = Engine.current(config)
     if not engine.timed:
@@ -62,22 +70,104 @@ def slower(staged: Staged, decisions: Sequence[Decision], contenders: dict[str, 
     return "" if outcome is None or outcome.kept else outcome.reason
 
 
-def compiling_pays(region: Region, compiled: Callable[[], Any], eager: Callable[[], Any], config: Config) -> bool:
-    """Whether a function that is one region without a kernel is faster through torch.compile than as it is: for small ones the
-    guards of a compiled call cost more than all the rest. Both are run on the arguments at hand."""
+def kernel_pays(decision: Decision, kernel: Callable[[], Any], plain: Callable[[], Any], config: Config) -> bool:
+    """Whether a kernel that stands for a whole call is no slower than the call as it is. The kernel beat the region's printed
+    reference; the user may have called a library function that is faster."""
+    region = decision.region
+    name = [KERNEL, region.signature.digest, sorted(region.sizes.items())]
+    return _no_slower(name, kernels_of([decision]), {KERNEL: kernel, PLAIN: plain}, config)
+
+
+def compiling_pays(
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, compiled: Callable[..., Any],
+    config: Config,
+) -> bool:  # fmt: skip
+    """Whether a call that no kernel takes is no slower through torch.compile than as it is: for small ones the guards of a
+    compiled call cost more than all the rest, and some library functions are faster than what is generated in their place.
+    Where gradients are recorded, forward and backward are timed together. True also where nothing may be timed: the call is
+    repeated only if it reads what can be watched and changes nothing."""
+    engine = Engine.current(config)
+    if not engine.timed or (found := _repeatable(function, args, module)) is None:
+        return True
+    graph, state = found
+    given = [a for a in flat(args) if isinstance(a, torch.Tensor)]
+    wanted = [t for t in (*given, *state) if t.requires_grad] if torch.is_grad_enabled() else []
+    if any(t._backward_hooks for t in wanted):
+        return True
+    plain = function if module is None else functools.partial(function, module)
+    steps = {COMPILED: _step(compiled, args, wanted), PLAIN: _step(plain, args, wanted)}
+    told = [key_of(graph, engine).signature, [t.requires_grad for t in given], len(wanted)]
+
+    def name() -> list[Any]:
+        return [PLAIN, *told, engine.store.manifest_digest(engine.arch.key, engine.abi)]
+
+    known = recall(_key(name(), engine), {COMPILED: ""}, engine)
+    if known is not None:
+        return bool(known.kept)
+    with torch.random.fork_rng(devices=[]):
+        if config.on_miss == "generate":
+            steps[COMPILED]()  # searches, which may change the set of kernels
+        return _no_slower(name(), {COMPILED: ""}, steps, config)
+
+
+def _repeatable(
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None
+) -> tuple[fx.Graph, list[torch.Tensor]] | None:
+    """The call's graph and the parameters it may read; None where to run the call again might be noticed."""
+    owner = module or held(function)
+    watched = purity.watch(function, owner)
+    if watched.reason is not None or watched.names & purity.TELLS or identity(args) is None:
+        return None
+    text = without_self(function) if owner is not module else function
+    if nested(args):
+        text, args = regrouped(text, args, int(owner is not None)), flat(args)
+    try:
+        graph = trace(text, args, owner)[0].graph
+    except CaptureError as error:
+        log.debug("no trial: %s", error.message)
+        return None
+    state: list[torch.Tensor] = [] if owner is None else list(owner.parameters())
+    return None if any(_changes(n) for n in graph.nodes) else (graph, state)
+
+
+def _changes(node: fx.Node) -> bool:
+    """Whether the node may have an effect beside its result."""
+    if node.op != "call_function" or ops.name_of(node.target) == ops.GETITEM:
+        return False
+    return not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable
+
+
+def _step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torch.Tensor]) -> Callable[[], Any]:
+    """The call, and where gradients are wanted also those, which are not kept."""
+    given: dict[int, torch.Tensor] = {}
+
+    def both() -> None:
+        results = [r for r in pytree.tree_leaves(call(*args)) if isinstance(r, torch.Tensor) and r.requires_grad]
+        weights = [given.setdefault(k, torch.randn(r.shape).to(r.dtype)) for k, r in enumerate(results)]
+        if results:
+            torch.autograd.grad(results, wanted, weights, allow_unused=True)
+
+    return both if wanted else lambda: call(*args)
+
+
+def _no_slower(name: Sequence[Any], contest: Mapping[str, str], contenders: Calls, config: Config) -> bool:
+    """Whether the first contender is not surely slower than the second; what was found is kept by name and threads."""
     engine = Engine.current(config)
     if not engine.timed:
         return True
-    name = digest([PLAIN, region.signature.digest, sorted(region.sizes.items()), torch.get_num_threads()])
-    key, contest = CacheKey(name, engine.arch.key, engine.abi + GRAPH), {COMPILED: ""}
+    one, other = contenders
 
     def measure() -> Outcome:
-        found = _samples({COMPILED: compiled, PLAIN: eager})(COMPILED, PLAIN)
-        text = f"torch.compile runs the call at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of the plain one"
+        found = _samples(contenders)(one, other)
+        text = f"{one} runs the call at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of {other}"
         return Outcome(frozenset() if found.high < 1 else frozenset(contest), text)
 
-    outcome = _outcome(key, contest, engine, measure if config.on_miss == "generate" else None)
+    outcome = _outcome(_key(name, engine), contest, engine, measure if config.on_miss == "generate" else None)
     return outcome is None or bool(outcome.kept)
+
+
+def _key(name: Sequence[Any], engine: Engine) -> CacheKey:
+    return CacheKey(digest([*name, torch.get_num_threads()]), engine.arch.key, engine.abi + GRAPH)
 
 
 def _outcome(
@@ -96,7 +186,7 @@ def _outcome(
     return outcome
 
 
-def _samples(contenders: dict[str, Callable[[], Any]]) -> Callable[[str, str], Ratio]:
+def _samples(contenders: Calls) -> Callable[[str, str], Ratio]:
     """All run in turns; gives how many times faster one is than another."""
     from torch_autokernel.verify.statistics import interleave, paired_ratio  # imported here: a warm cache loads no `verify`
 
@@ -104,11 +194,10 @@ def _samples(contenders: dict[str, Callable[[], Any]]) -> Callable[[str, str], R
     return lambda one, other: paired_ratio(samples[one], samples[other])
 
 
-def _measured(contenders: dict[str, Callable[[], Any]], kernels: frozenset[str]) -> Outcome:
+def _measured(contenders: Calls, kernels: frozenset[str]) -> Outcome:
     faster = _samples(contenders)
     told = {name: faster("", name) for name in contenders if name}
     worst = min(told, key=lambda name: told[name].low)
     found = told[worst]
     text = f"with kernels for its loops the call runs at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of {worst}"
     return Outcome(kernels if found.low >= 1 else frozenset(), text)
-
