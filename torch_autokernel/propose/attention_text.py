@@ -40,7 +40,11 @@ class AttentionText(PartsKernel):
         self.value_plain = plain(parts.value, "e", "j")
         self.key_plain = plain(parts.key, "d", "j") if tiles.direct else None
         self.mask = masked(parts.score, parts.table)
-        self.may = self._possible()
+        rows = (["0", "r0"], [f"{self.sizes['i']} - 1", "r0 + rows - 1"])
+        self.may = self._possible("j0", "j0 + n - 1", *(ends[not self.group] for ends in rows))
+        last = f"j0 + c + {self.panel - 1}"
+        few = tiles.direct or self.group
+        self.some = None if few else self._possible("j0 + c", last, "r0 + r1", f"r0 + least(rows, r1 + {tiles.mr}) - 1")
         self.looks = self.mask is not None and _loaded(self.mask.live)
 
     # ---- sizes ----
@@ -162,15 +166,33 @@ class AttentionText(PartsKernel):
         else:
             key_kind, key_step = "f32", ""
             out(f"const float* const k = panels + {self._place(self.deps(self.parts.key))} * {self.one_panels};")
-        with out.block("const auto meet = [&](int64_t j0, int64_t n)", "};"):
+        late = ", bool late" if self.some else ""
+        if self.may is not None or self.looks:
+            out("int64_t left = 0;")
+        with out.block(f"const auto meet = [&](int64_t j0, int64_t n{late})", "};"):
             with out.block(f"for (int64_t r1 = 0; r1 < rows; r1 += {mr})"):
-                self._dots(key_kind, key_step)
-                with out.block(f"for (int64_t r = r1; r < least(rows, r1 + {mr}); ++r)"):
-                    self._softmax_row()
-                types = f"{mr}, {tiles.nv}, ak::{kind}, L"
-                out(f"update_all<{types}>(s, lds, v + j0 * {step}, {step}, n, {self.sizes['e']}, o + r1 * ldo, ldo);")
+                with out.block("const auto part = [&](int64_t first, int64_t end) AK_BODY", "};"):
+                    self._dots(key_kind, key_step)
+                    with out.block(f"for (int64_t r = r1; r < least(rows, r1 + {mr}); ++r)"):
+                        self._softmax_row()
+                    values, types = f"v + (j0 + first) * {step}, {step}", f"{mr}, {tiles.nv}, ak::{kind}, L"
+                    out(f"update_all<{types}>(s + first, lds, {values}, end - first, {self.sizes['e']}, o + r1 * ldo, ldo);")
+                self._parts()
         self._all_keys()
         self._results()
+
+    def _parts(self) -> None:
+        """The keys of a block that these few rows need; those on either side are for later, as whole blocks are."""
+        out, w = self.out, self.panel
+        if self.some is None:
+            out("part(0, n);")
+            return
+        out(f"const auto some = [&](int64_t c) {{ return {self.some}; }};", "int64_t first = 0, end = n;")
+        out(f"while (end > 0 && !some((end - 1) / {w} * {w})) end = (end - 1) / {w} * {w};")
+        out(f"while (first < end && !some(first)) first += {w};")
+        out("if (first > end) first = end;", "left += end - first < n;")
+        out("const int64_t ends[] = {late ? 0 : first, late ? first : end, end, late ? n : end};")
+        out("for (int k = 0; k < 4; k += 2) if (ends[k] < ends[k + 1]) part(ends[k], ends[k + 1]);")
 
     def _row_axes(self, row: str) -> None:
         """The axes of a row of the block."""
@@ -196,15 +218,15 @@ class AttentionText(PartsKernel):
         out, tiles, mr, d = self.out, self.tiles, self.tiles.mr, self.sizes["d"]
         if not self.key_plain:
             w = self.panel
-            with out.block(f"for (int64_t c = 0; c < n; c += {w})"):
+            with out.block(f"for (int64_t c = first; c < end; c += {w})"):
                 out(f"panel_dots<{mr}, {tiles.nv}, L>(q + r1 * ldq, ldq, k + (j0 + c) * {d}, {d}, s + c, lds);")
             return
         at_once = max(1, min(8, 8 // mr))
         where = f"q + r1 * ldq, ldq, k + (j0 + c) * {step}, {step}, {d}, s + c, lds"
-        out("int64_t c = 0;")
-        out(f"for (; c + {at_once} <= n; c += {at_once}) row_dots<{mr}, {at_once}, ak::{kind}, L>({where});")
+        out("int64_t c = first;")
+        out(f"for (; c + {at_once} <= end; c += {at_once}) row_dots<{mr}, {at_once}, ak::{kind}, L>({where});")
         if at_once > 1:
-            out(f"for (; c < n; ++c) row_dots<{mr}, 1, ak::{kind}, L>({where});")
+            out(f"for (; c < end; ++c) row_dots<{mr}, 1, ak::{kind}, L>({where});")
 
     def _softmax_row(self) -> None:
         out, score = self.out, self.score
@@ -213,7 +235,7 @@ class AttentionText(PartsKernel):
         scope: Scope = {}
         self.text.vector = "j"
         self.text.define(score, scope, frozenset("j"))
-        with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
+        with out.block("each<L>(first, end, [&](int64_t c, auto m) AK_BODY", "});"):
             out("[[maybe_unused]] const int64_t j = j0 + c;")
             inner = scope | {self.parts.dot.id: "dot"}
             out("const auto dot = load(x + c, m);")
@@ -222,16 +244,15 @@ class AttentionText(PartsKernel):
             if score.id != self.parts.dot.id:
                 out("store(x + c, y, m);")
             out("tops = maximum(tops, keep(m, y, -std::numeric_limits<float>::infinity()));")
-        out(f"online_softmax(x, n, tops, top[r], total[r], o + r * ldo, {self.sizes['e']});")
+        out(f"online_softmax(x + first, end - first, tops, top[r], total[r], o + r * ldo, {self.sizes['e']});")
 
     # ---- which keys ----
-    def _possible(self) -> str | None:
+    def _possible(self, key: str, last_key: str, row: str, last_row: str) -> str | None:
+        """C++ that is false only where the mask empties all of these keys for all of these rows."""
         if self.mask is None or "j" not in self.mask.live.axes:
             return None
-        last = f"{self.sizes['i']} - 1"
-        rows = ("0", last) if self.group else ("r0", "r0 + rows - 1")
         names = {a: a for a in self.parts.outer}
-        ends = {"j": ("j0", "j0 + n - 1"), "i": rows} | {a: ("0", f"{self.sizes[a]} - 1") for a in self.group}
+        ends = {"j": (key, last_key), "i": (row, last_row)} | {a: ("0", f"{self.sizes[a]} - 1") for a in self.group}
         return possible(self.mask.live, self.mask.inverse, ends, names)
 
     def _all_keys(self) -> None:
@@ -240,6 +261,7 @@ class AttentionText(PartsKernel):
             out(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS) meet(j0, least(KEYS, {keys} - j0));")
             return
         assert isinstance(self.mask, Masked)
+        late = ", false" if self.some else ""
         out("// blocks that the mask empties are left for later; they count only where their rows have no greater score")
         with out.block("const auto may = [&](int64_t j0, [[maybe_unused]] int64_t n)", "};"):
             if self.looks:
@@ -247,9 +269,9 @@ class AttentionText(PartsKernel):
             else:
                 out(f"return {self.may};")
         odd = "0.0f" if self.tiles.direct else f"unfit[{self._place(self.deps(self.parts.value))}]"
-        out("int64_t left = 0;", f"float odd = {odd};")
+        out(f"float odd = {odd};")
         with out.block(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
-            out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (may(j0, n)) meet(j0, n);")
+            out(f"const int64_t n = least(KEYS, {keys} - j0);", f"if (may(j0, n)) meet(j0, n{late});")
             if self.tiles.direct:  # for few queries it is cheaper to look at the values that are left out only
                 _, kind, step = self._value_source()
                 out(f"else ++left, odd += nothing_of<ak::{kind}, L>(v + j0 * {step}, {step}, n, {self.sizes['e']});")
@@ -263,7 +285,9 @@ class AttentionText(PartsKernel):
         out("bool settled = odd == 0.0f;")
         out(f"for (int64_t r = 0; r < rows; ++r) settled = settled && {value} - top[r] < {literal(-SETTLED, 'float')};")
         with out.block(f"if (left && !settled) for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
-            out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (!may(j0, n)) meet(j0, n);")
+            out(f"const int64_t n = least(KEYS, {keys} - j0);", f"if (!may(j0, n)) meet(j0, n{late});")
+            if self.some:
+                out("meet(j0, n, true);")
 
     def _look(self, mask: Masked) -> None:
         """A mask that lies in memory is read until a key is found that counts."""

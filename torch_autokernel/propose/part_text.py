@@ -47,7 +47,7 @@ class PartText(ValueText):
         2^31 of either."""
         if top.kind != "fn":
             return top
-        if (top.fn == "to" and top.ctype == "float" or top.fn in COMPARED) and not any(a.kind == "index" for a in top.args):
+        if top.fn == "to" and top.ctype == "float" or top.fn in COMPARED and not any(a.kind == "index" for a in top.args):
             if None not in (short := [_short(a, self.sweep.table) for a in top.args]):
                 return self.sweep.table.make("fn", top.ctype, tuple(short), fn=top.fn, cost=top.cost, node=top.node)  # type: ignore[arg-type]
         args = tuple(self.narrowed(a) for a in top.args)

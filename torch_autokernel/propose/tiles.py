@@ -74,7 +74,7 @@ def cost(tiles: Tiles, problem: Problem, threads: int) -> float:
     imbalance = -(-blocks // threads) * threads / blocks
     again = 2.0 * (p.depth + p.columns) / t.lanes / t.rows  # keys and values come from another cache for each block of rows
     if p.skips:  # the edge of what is left out runs through this much of a block
-        waste *= 1.0 + (t.rows + t.keys) / 512
+        waste *= 1.0 + (t.mr + t.nv * t.lanes) / 256
     return (max(multiply / 2, loads) * idle + change + again + 24.0 / t.lanes) * waste * imbalance
 
 
