@@ -41,6 +41,25 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     return x * cos + turned * sin
 
 
+def stacked(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of neighbours."""
+    pairs = x.unflatten(-1, (-1, 2))
+    a, b = pairs[..., 0], pairs[..., 1]
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+
+
+def stacked_norm(x: torch.Tensor, w: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    h = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6) * w
+    return stacked(h.unflatten(-1, (3, -1)).to(x.dtype), cos, sin)
+
+
+def stacked_apart(x: torch.Tensor, y: torch.Tensor, n: torch.Tensor) -> Any:
+    """Three and four results of a place side by side, and two of other types."""
+    three = torch.stack((x.sin(), x * y, y.exp()), -1)
+    four = torch.stack((x, y, x + y, torch.maximum(x, y)), -1)
+    return three, four, torch.stack((n + 1, n * 2), -1), torch.stack((x > y, x < 0), -1)
+
+
 def rope_tables(q: torch.Tensor, k: torch.Tensor, at: torch.Tensor, inverse: torch.Tensor) -> Any:
     """The tables are made within the region, and every head reads them."""
     angle = at[:, None].float() * inverse
@@ -126,6 +145,13 @@ CASES: dict[str, Case] = {
                              ((3, 6, 5, 7), (2, 64, 9, 9))),
     "rope": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((3, 5, 2, 8), (2, 7, 4, 8)), (8,)),
     "rope_wide": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((2, 5, 3, 64),), (64,)),
+    "stacked": Case(stacked, lambda b, t, h, d: [randn(b, h, t, 2 * d, grad=True), randn(t, d), randn(t, d)],
+                    ((2, 5, 3, 16), (1, 7, 2, 16), (3, 4, 1, 16)), (16, 32)),
+    "stacked_bf16": Case(stacked, lambda b, t, h, d: [randn(b, h, t, 2 * d, dtype=torch.bfloat16), randn(t, d, dtype=torch.bfloat16),
+                         randn(t, d, dtype=torch.bfloat16)], ((2, 5, 3, 19),), (19, 38)),
+    "stacked_norm": Case(stacked_norm, lambda t, d: [randn(t, 6 * d), randn(6 * d), randn(t, 1, d), randn(t, 1, d)], ((5, 21), (9, 21)),
+                         (21, 42, 126)),
+    "stacked_apart": Case(stacked_apart, lambda r, c: [randn(r, c), randn(r, c), torch.arange(r * c).reshape(r, c)], ROWS),
     "rope_tables": Case(rope_tables, lambda b, t, h, d: [randn(b, t, h, d), randn(b, t, 2, d), torch.arange(t), torch.rand(d // 2)],
                         ((3, 5, 4, 32), (2, 7, 8, 32)), (32,)),
     "pieces": Case(pieces, lambda b, h, t, d: [randn(b, h, t, 2, d), randn(t, 1, d), randn(t, 1, d)], ((4, 3, 5, 16), (8, 2, 3, 33))),

@@ -10,6 +10,7 @@ from functorch.compile import aot_function, min_cut_rematerialization_partition,
 from torch import fx
 from torch._inductor.decomposition import select_decomp_table
 
+from torch_autokernel.capture.pieces import take_apart
 from torch_autokernel.capture.signature import Captured, capture_region
 
 
@@ -18,6 +19,7 @@ def _region(gm: fx.GraphModule, phase: str, static: frozenset[int]) -> Captured:
         if n.target in (torch.ops.aten.alias.default, torch.ops.aten.detach.default):
             n.replace_all_uses_with(n.args[0])
             gm.graph.erase_node(n)
+    take_apart(gm.graph)
     members = [n for n in gm.graph.nodes if n.op == "call_function"]
     (output,) = [n for n in gm.graph.nodes if n.op == "output"]
     made = [n for n in fx.graph.map_arg(output.args[0], lambda n: n) or () if isinstance(n, fx.Node) and n in members]

@@ -29,6 +29,7 @@ from torch_autokernel.capture.background import Search, Swapping
 from torch_autokernel.capture.eager_rest import compile_eager
 from torch_autokernel.capture.layouts import as_inductor_has_them
 from torch_autokernel.capture.partition import Left, Partition, partition
+from torch_autokernel.capture.pieces import take_apart
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.scan_swap import swap_scans
 from torch_autokernel.capture.settle import settle
@@ -380,6 +381,8 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
             call: Callable[[list[Any]], Any] = getattr(made, "current_callable", None) or made
             return call
 
+        take_apart(graph_module.graph)
+        graph_module.recompile()
         session.replace_scans(graph_module)
         session.prepare_safely(graph_module.graph, compiled_now, inputs)
         compiled = compile_fx_inner(graph_module, inputs, **kwargs)

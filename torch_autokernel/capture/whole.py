@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import attention, ops
 from torch_autokernel.capture.ambient import tracing_alone
+from torch_autokernel.capture.pieces import take_apart
 from torch_autokernel.capture.signature import Captured, capture_region
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.types import Region
@@ -107,6 +108,7 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
     """The call as one region; raises CaptureError with the reason where it is not one. With `in_order` the region's inputs
     are all tensors in the order given (the contract of problem files), else canonical."""
     gm, out_spec, names = trace(function, args, module)
+    take_apart(gm.graph)
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     members = [n for n in gm.graph.nodes if n.op == "call_function"]
     if constants := [n.name for n in gm.graph.nodes if n.op == "get_attr"]:

@@ -97,7 +97,7 @@ class SweepText(RowText):
         """Segments of the rows; those that differ only along the vector axis go into one nest."""
         groups: list[tuple[dict[str, Range], list[list[Segment]]]] = []
         for group in self.sweep.segments:
-            ranges = {a: r for a, r in group[0].ranges.items() if a in self.sweep.rows and a != self.vector}
+            ranges = {a: r for a, r in group[0].ranges.items() if a in self.sweep.rows and a not in (self.vector, self.pieces)}
             if groups and groups[-1][0] == ranges:
                 groups[-1][1].append(group)
             else:
@@ -139,7 +139,7 @@ class SweepText(RowText):
 
     def scratch(self, value: Inst, since: int) -> Parked | None:
         """A row of scratch; blocks of rows take turns, so that as much is needed as there are blocks."""
-        if not self.roomy or frozenset(self.sweep.cuts) & frozenset(self.rows):
+        if not self.roomy or frozenset(self.sweep.cuts) & frozenset(self.sweep.rows):
             return None
         at, extent = self._row_layout()
         self.rooms.append(Scratch(self.fresh("row"), value.ctype, extent, self.kept))
@@ -185,7 +185,8 @@ class SweepText(RowText):
         self.out(f"#pragma omp parallel for{collapse} schedule(static){when}")
 
     def _row_bodies(self, groups: list[list[Segment]], strip: bool) -> None:
-        for group in groups:
+        pieces = [segment for group in groups for segment in group] if self.pieces in self.sweep.rows else []
+        for group in [pieces] if pieces else groups:
             if self.vector not in self.rows:
                 self.row_body(group)
                 continue
@@ -194,7 +195,10 @@ class SweepText(RowText):
             if strip:
                 low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
             with self.out.block(f"each<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
-                self.row_body(group)
+                if pieces:
+                    self.finish_all(pieces, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in pieces], {})
+                else:
+                    self.row_body(group)
 
     # ---- reductions over rows ----
     def _write_late(self, keep: list[str], over: list[str]) -> None:

@@ -41,7 +41,7 @@ class RowText(ValueText):
     def _park(self, group: list[Segment], passes: dict[int, list[int]]) -> None:
         """Costly values that several passes need are kept from one to the next: the value first that saves most."""
         self.parked = {}
-        if not self.schedule.park or not self.inner or len(group) > 1 or len(passes) < 2:
+        if not self.schedule.park or not self.inner or len(group) > 1 or len(passes) < 2 or self.pieces:
             return
         (segment,) = group
         tops = {stage: [segment.values[k] for k in which] for stage, which in passes.items()}
@@ -112,8 +112,8 @@ class RowText(ValueText):
         folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
         for k, name in folds.items():
             self._open(roots[k], name)
-        for segment in group:
-            self._nest(segment, which, loops, dict(scope), folds)
+        for segments in [group] if self.pieces else [[s] for s in group]:
+            self._nest(segments, which, loops, scope, folds)
         self.sizes, self.axis = saved
         for k, name in folds.items():
             self._close(roots[k], name, scope)
@@ -143,26 +143,29 @@ class RowText(ValueText):
             dtype, vector = ir.STORED_AS[root.owner.ctype], not self.inner and bool(self.vector)
             self.store(buffer, dtype, self.kept_at(root), result, vector, root.owner.ctype)
 
-    def _nest(self, segment: Segment, which: list[int], loops: list[str], names: Scope, folds: dict[int, str]) -> None:
-        """The loops over one segment of the content; values stand in the outermost loop that they can."""
-        content = frozenset(self.sweep.content)
-        todo = [i for i in self.needed([segment.values[k] for k in which]) if i.axes & content]
-        todo = [i for i in todo if not self._only_added(i, segment, which, todo, folds)]
-        todo = [i for i in todo if not self._only_moved(i, segment, which, todo)]
-        depths = {i: self._depth(i, loops) for i in todo}
+    def _nest(self, segments: list[Segment], which: list[int], loops: list[str], names: Scope, folds: dict[int, str]) -> None:
+        """The loops over one segment of the content, or over its pieces together; values stand in the outermost loop that they
+        can."""
+        scopes = [dict(names) for _ in segments]
+        todo = [self._todo(s, which, folds) for s in segments]
+        depths = {i: self._depth(i, loops) for values in todo for i in values}
         sums = [k for k in folds if self.fold_of(self.sweep.roots[k]) == "sum"]
-        plan = self._runs(loops, segment) if sums else ""
+        plan = self._runs(loops, segments[0]) if sums else ""
 
         def inside(depth: int) -> None:
-            for i in todo:
-                if depths[i] == depth:
-                    self.emit(i, names)
+            for segment, scope, values in zip(segments, scopes, todo, strict=True):
+                self.fix(segment)
+                for i in values:
+                    if depths[i] == depth:
+                        self.emit(i, scope)
+                        if self.pieces not in i.axes and i.id in scope:
+                            for other in scopes:
+                                other.setdefault(i.id, scope[i.id])
             if depth == len(loops):
-                for k in which:
-                    self._finish(k, segment.values[k], names, folds.get(k))
+                self.finish_all(segments, which, scopes, folds)
                 return
             axis, last = loops[depth], depth == len(loops) - 1
-            r = self.range(axis, segment.ranges)
+            r = self.range(axis, segments[0].ranges)
             low, high = size_text(r.low), size_text(r.high)
             body = lambda: inside(depth + 1)
             how = plan if last else self._outer_runs(loops[: depth + 1], r) if sums else ""
@@ -174,6 +177,29 @@ class RowText(ValueText):
                 self._content_loop(axis, low, high, body)
 
         inside(0)
+
+    def _todo(self, segment: Segment, which: list[int], folds: dict[int, str]) -> list[Inst]:
+        """The values that the loops over the segment compute."""
+        content = frozenset(self.sweep.content)
+        todo = [i for i in self.needed([segment.values[k] for k in which]) if i.axes & content]
+        todo = [i for i in todo if not self._only_added(i, segment, which, todo, folds)]
+        return [i for i in todo if not self._only_moved(i, segment, which, todo)]
+
+    def finish_all(self, segments: list[Segment], which: list[int], scopes: list[Scope], folds: dict[int, str]) -> None:
+        """Every result of this place in the loops; of two pieces that lie side by side both at once."""
+        for k in which:
+            root, values = self.sweep.roots[k], [s.values[k] for s in segments]
+            if len(segments) == 2 and root.kind in ("out", "keep") and root.store_at.coefficient(self.vector) == 2:
+                texts = []
+                for segment, value, scope in zip(segments, values, scopes, strict=True):
+                    self.fix(segment)
+                    self.emit_all([value], scope)
+                    texts.append(self.spread(self.name(value, scope), self.wide(value), value.ctype))
+                self.store_side_by_side(root, texts)
+                continue
+            for segment, value, scope in zip(segments, values, scopes, strict=True):
+                self.fix(segment)
+                self._finish(k, value, scope, folds.get(k))
 
     def _only_added(self, i: Inst, segment: Segment, which: list[int], todo: list[Inst], folds: dict[int, str]) -> bool:
         """Whether the value is a product that nothing but a fused sum reads."""

@@ -11,11 +11,13 @@ from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.functions import FOLDS, neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Former, Root, Sweep, contiguous, reach
+from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, contiguous, reach
 from torch_autokernel.propose.text import Writer, affine_text, expression, number, parenthesised, size_text
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 Scope = dict[int, str]  # value id -> C++ name
+MOST_PIECES = 4
+LEAST = 4  # steps along the neighbour of an axis of pieces
 BITS = "half_bits"  # the type of bf16 and fp16 that are only moved
 
 
@@ -37,9 +39,10 @@ class ValueText:
     def __init__(self, former: Former, sweep: Sweep, schedule: Schedule, out: Writer, counter: list[int]) -> None:
         self.former, self.sweep, self.schedule, self.out, self.counter = former, sweep, schedule, out, counter
         self.vector = former.unit_axis(sweep) or (sweep.content or sweep.rows or [""])[-1]
+        self.pieces = self._pieces()
         order = lambda a: (a == self.vector, -former.stride_of(sweep, a), sweep.order.index(a))
-        self.rows = sorted(sweep.rows, key=order)
-        self.content = list(sweep.content) if sweep.running else sorted(sweep.content, key=order)
+        self.rows = sorted((a for a in sweep.rows if a != self.pieces), key=order)
+        self.content = [a for a in (sweep.content if sweep.running else sorted(sweep.content, key=order)) if a != self.pieces]
         self.inner = self.vector in sweep.content
         self.sizes = dict(sweep.sizes)
         self.gone = sweep.reduced_rows or frozenset()
@@ -52,6 +55,37 @@ class ValueText:
         if self.vector:
             self.axis[self.vector] = "j"
         self.axis |= {a: a[1:] for a in former.outer}
+
+    # ---- pieces ----
+    def _pieces(self) -> str:
+        """The vector axis, where it is short and every position along it is made in a way of its own, as by a stack of halves:
+        vectors then run along its neighbour, and a step makes all positions. Sets the vector axis; empty where it is not so."""
+        v, sweep = self.vector, self.sweep
+        n = sweep.sizes.get(v, 0)
+        if not isinstance(n, int) or not 2 <= n <= MOST_PIECES or sweep.cuts != {v: list(range(1, n))}:
+            return ""
+        if sweep.running or sweep.reduced_rows or (sweep.content and v in sweep.rows):
+            return ""
+        among = sweep.content or sweep.rows
+        made = [r.store_at for r in sweep.roots if r.kind != "fold"]
+        long = [a for a in among if a != v and self.former.hint(sweep.sizes[a]) >= LEAST]
+        beside = [a for a in long if n in (self.former.stride_of(sweep, a), *(at.coefficient(a) for at in made))]
+        if not beside:
+            return ""
+        self.vector = beside[-1]
+        return v
+
+    def fix(self, segment: Segment) -> None:
+        """Stand at the segment's position along the axis of pieces."""
+        if self.pieces:
+            self.axis[self.pieces] = size_text(segment.ranges[self.pieces].low)
+
+    def store_side_by_side(self, root: Root, texts: Sequence[str]) -> None:
+        """A result's two pieces, a vector of each, by turns."""
+        self.axis[self.pieces] = "0"
+        where, element = affine_text(root.store_at, self.axis), f"ak::{ir.ELEMENT[root.dtype]}"
+        past = "true" if self.schedule.stream and root.target.startswith("y") else "false"
+        self.out(f"put_pairs<{element}, {past}>({root.target} + {where}, {', '.join(texts)}, m);")
 
     # ---- loops ----
     def affines(self, tops: Sequence[Inst], roots: Sequence[Root]) -> list[Affine]:

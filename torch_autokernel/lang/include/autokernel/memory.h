@@ -244,4 +244,38 @@ template <class E, class V, class M> AK_INLINE void put_strided(typename E::Mem*
   for (int i = 0; i < count(m); ++i) p[i * step] = t[i];
 }
 
+// Lanes of a and b by turns.
+template <class T, int N, int... I> AK_INLINE vec<T, N> zipped(const vec<T, N>& a, const vec<T, N>& b, int from, std::integer_sequence<int, I...>) {
+  vec<T, N> r;
+#if defined(AK_SHUFFLES)
+  if (from == 0) { r.r = __builtin_shufflevector(a.r, b.r, (I / 2 + I % 2 * N)...); }
+  else { r.r = __builtin_shufflevector(a.r, b.r, (N / 2 + I / 2 + I % 2 * N)...); }
+#else
+  for (int i = 0; i < N; ++i) r.r[i] = i % 2 ? b.r[from + i / 2] : a.r[from + i / 2];
+#endif
+  return r;
+}
+template <bool Past, class T, int N> AK_INLINE void store_pairs(T* p, const vec<T, N>& a, const vec<T, N>& b) {
+  if constexpr (is_wide<T, N>) { store_pairs<Past>(p, a.lo, b.lo); store_pairs<Past>(p + N, a.hi, b.hi); }
+  else {
+    const auto i = std::make_integer_sequence<int, N>{};
+    const vec<T, N> low = zipped(a, b, 0, i), high = zipped(a, b, N / 2, i);
+    if constexpr (Past) { stream(p, low, all<N>{}); stream(p + N, high, all<N>{}); }
+    else { store(p, low, all<N>{}); store(p + N, high, all<N>{}); }
+  }
+}
+// Lanes of a two apart, those of b between them; past the caches where `Past`.
+template <class E, bool Past, class V, class M> AK_INLINE void put_pairs(typename E::Mem* p, const V& a, const V& b, M m) {
+  using T = mem_t<E>;
+  T* to = reinterpret_cast<T*>(p);
+  const auto x = E::out(a), y = E::out(b);
+  if constexpr (std::is_same_v<M, all<M::lanes>>) { store_pairs<Past>(to, x, y); }
+  else {
+    alignas(AK_BYTES) T t[M::lanes], u[M::lanes];
+    store(t, x, all<M::lanes>{});
+    store(u, y, all<M::lanes>{});
+    for (int i = 0; i < m.n; ++i) { to[2 * i] = t[i]; to[2 * i + 1] = u[i]; }
+  }
+}
+
 }  // namespace ak

@@ -1,0 +1,73 @@
+"""Pieces of tensors as single views: the rewritten graph computes the same, and regions take it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from torch_autokernel.capture.pieces import take_apart
+from torch_autokernel.capture.whole import region_of
+
+aten = torch.ops.aten
+
+
+def graph_of(fn: Callable[..., Any], *args: torch.Tensor) -> fx.GraphModule:
+    return make_fx(fn, tracing_mode="fake")(*args)
+
+
+def named(gm: fx.GraphModule) -> set[str]:
+    return {str(n.target) for n in gm.graph.nodes if n.op == "call_function"}
+
+
+def halves(x: torch.Tensor) -> torch.Tensor:
+    a, b = x.chunk(2, -1)
+    return a * b
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x.unbind(1)[0] - x.unbind(-2)[2],
+        lambda x: torch.stack(x.unflatten(-1, (-1, 2)).unbind(-1)[::-1], -1),
+        lambda x: torch.cat(x.split([1, 3, 2], -1)[::-1], -1),
+        lambda x: x.split(4, -1)[-1] + 1,
+        halves,
+        lambda x: torch.select_scatter(x, x[:, 0], 1, -1) * 2,
+    ],
+    ids=["unbind", "stack", "split_with_sizes", "split", "chunk", "select_scatter"],
+)
+def test_the_same_is_computed(fn: Callable[..., Any]) -> None:
+    x = torch.randn(4, 3, 6)
+    gm = graph_of(fn, x)
+    before = named(gm)
+    take_apart(gm.graph)
+    gm.graph.lint()
+    gm.recompile()
+    assert torch.equal(gm(x), fn(x))
+    gone = {"aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.select_scatter.default"}
+    assert before & gone and not named(gm) & (gone | {"<built-in function getitem>"})
+    assert all("val" in n.meta for n in gm.graph.nodes if n.op == "call_function")
+    assert region_of(fn, [x]).signature.ops
+
+
+def test_what_is_used_as_a_tuple_stays() -> None:
+    gm = graph_of(lambda x: x.unbind(0), torch.randn(2, 3))
+    (node,) = [n for n in gm.graph.nodes if n.target is aten.unbind.int]
+    (output,) = [n for n in gm.graph.nodes if n.op == "output"]
+    output.args = (node,)
+    for user in [u for u in node.users if u is not output]:
+        gm.graph.erase_node(user)
+    take_apart(gm.graph)
+    assert "aten.unbind.int" in named(gm)
+
+
+def test_symbolic_sizes_stay() -> None:
+    gm = make_fx(lambda x: x.split(x.shape[0] // 2)[1] * 2, tracing_mode="symbolic")(torch.randn(6, 3))
+    take_apart(gm.graph)
+    gm.recompile()
+    assert "aten.split.Tensor" in named(gm)
