@@ -177,6 +177,7 @@ def write(
 
 def _op(n: fx.Node, number: Mapping[fx.Node, int]) -> Op:
     name = name_in_loop(n)
-    if ops.kind(name) is None and name not in ops.IN_LOOPS or name in ("aten.as_strided.default", "aten.gather.default"):
+    unlike = ("aten.as_strided.default", "aten.gather.default", *ops.INDEXED)
+    if ops.kind(name) is None and name not in ops.IN_LOOPS or name in unlike:
         raise CaptureError(f"the gradient holds {name}, which is not among the operations that a loop may hold")
     return static_op(n, number)

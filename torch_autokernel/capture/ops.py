@@ -46,9 +46,11 @@ SCANS = frozenset((
     "aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default",
 ))  # fmt: skip
 
+INDEXED = frozenset(("aten.index.Tensor", "aten._unsafe_index.Tensor"))  # x[:, i, j], tensors of integers side by side
+
 SHAPED = frozenset((
     "aten.cat.default", "aten.slice_scatter.default", "aten.constant_pad_nd.default", "aten.gather.default",
-    "aten.embedding.default", "aten.flip.default", "prims.rev.default",
+    "aten.embedding.default", "aten.flip.default", "prims.rev.default", *INDEXED,
 ))  # fmt: skip
 
 # What a loop's body may hold besides: products with the state, done by the loop's kernel itself.

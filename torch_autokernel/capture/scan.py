@@ -29,7 +29,7 @@ _FILLS = {
     "aten.new_zeros.default": 0, "aten.new_ones.default": 1,
 }  # fmt: skip
 _FLIPS = ("aten.flip.default", "prims.rev.default")
-_REFUSED = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default")
+_REFUSED = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default", *ops.INDEXED)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from torch_autokernel.capture.sizes import Pin, Sizes, hint
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
@@ -145,6 +147,16 @@ def _gather(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict
     return shapes[1]
 
 
+def _index(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
+    x, *indices = shapes
+    at = [d for d, i in enumerate(args[1]) if i is not None]
+    if at != list(range(at[0], at[-1] + 1)):
+        raise CaptureError("indices that do not stand side by side")
+    if any(i.meta["val"].dtype in (torch.bool, torch.uint8) for i in args[1] if i is not None):
+        raise CaptureError("a mask as an index")
+    return (*x[: at[0]], *broadcast(sizes, indices), *x[at[-1] + 1 :])
+
+
 def _embedding(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
     table, index = shapes
     if not index:
@@ -201,6 +213,7 @@ _RULES: dict[str, Rule] = {
     "aten.slice.Tensor": _slice, "aten.select.int": _select, "aten.reshape.default": _reshape,
     "aten.view.default": _reshape, "aten.as_strided.default": _reshape, "aten.cat.default": _cat,
     "aten.slice_scatter.default": _slice_scatter, "aten.constant_pad_nd.default": _pad, "aten.gather.default": _gather,
+    "aten.index.Tensor": _index, "aten._unsafe_index.Tensor": _index,
     "aten.embedding.default": _embedding, "aten.flip.default": _pointwise, "prims.rev.default": _pointwise,
 }  # fmt: skip
 _BY_KIND: dict[str, Rule] = {

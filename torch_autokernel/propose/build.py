@@ -569,6 +569,37 @@ def _embedding(c: Call) -> Node:
     return Node("gather", c.shape, c.dtype, (rows, convert(spread, "int64")), value=table.shape[0], dims=(len(c.shape) - 2,))
 
 
+@lowers("aten.index.Tensor", "aten._unsafe_index.Tensor")
+def _index(c: Call) -> Node:
+    """x[:, i, j]: a gather for each index. Negative ones count from the end."""
+    x, given = c.node(0), c.raw(1, "indices")
+    at = [d for d, i in enumerate(given) if i is not None]
+    first, behind = at[0], len(x.shape) - at[-1] - 1
+    spots = c.shape[first : len(c.shape) - behind]  # the dimensions that the indices have together
+    if not spots:
+        raise Refused("one index")
+    for d in at:
+        index, length = convert(c.values[given[d].index], "int64"), ir.size_value(c.node(0).shape[d], "int64")
+        wrapped = (point("lt", [index, const(0)], "bool", "int64"), point("add", [index, length], "int64"), index)
+        index = ir.expand(Node("point", index.shape, "int64", wrapped, "select"), spots)
+        x = _indexed(x, index, first, d == first)
+    return x
+
+
+def _indexed(x: Node, index: Node, first: int, opens: bool) -> Node:
+    """The index' dimensions take the place of dimension `first` where it `opens` them; else they are there already, and it
+    leads into the dimension behind them."""
+    spots, place = index.shape, first + len(index.shape) - opens
+    rest = x.shape[first + 1 :] if opens else x.shape[place + 1 :]
+    shape = (*x.shape[:first], *spots, *(() if opens else (1,)), *rest)
+    where = ir.expand(ir.reshape(index, (*spots, *(1,) * (len(shape) - first - len(spots)))), shape)
+    length = x.shape[first if opens else place]
+    if opens:
+        x = ir.view(x, shape, lambda s, i: (*i[:first], *i[place:]))  # the gather replaces the last of the index' dimensions
+    found = Node("gather", shape, x.dtype, (x, where), value=length, dims=(place,))
+    return found if opens else ir.squeeze_all(found, [place])
+
+
 # ---- reductions ----
 def _dims(c: Call, at: int, name: str = "dim") -> list[int]:
     which = c.raw(at, name)

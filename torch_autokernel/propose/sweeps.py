@@ -496,8 +496,11 @@ class Former:
             role, sweep.rows, sweep.content = "row", kept, over
         else:
             inside = [a for a in kept if self.stride_of(sweep, a) < max(self.stride_of(sweep, b) for b in over)]
-            role, sweep.content = "late", inside
-            sweep.rows = [a for a in sweep.order if a not in inside]
+            if v in inside:
+                role, sweep.content = "late", inside
+                sweep.rows = [a for a in sweep.order if a not in inside]
+            else:  # nothing is known of how far apart the reduced elements lie
+                role, sweep.rows, sweep.content = "row", kept, over
         sweep.reduced_rows = gone if role == "late" else None
         sweep.roots[0] = replace(root, role=role)
         self.analyse(sweep)
