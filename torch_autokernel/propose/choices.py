@@ -44,7 +44,8 @@ class Schedule(Choice):
     """`lanes` a step; `serial_below` the elements under which no threads are used; `blocks` of rows for partial results;
     `strip` elements a thread takes at once of a long axis; `columns` how a reduction over outer axes runs (0 by size,
     1 one accumulator a column, 2 partial sums per block of rows); `stream` 1 to store past the caches; `park` 1 to keep
-    costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand."""
+    costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand;
+    `moments` how squared deviations are summed (0 by size, 1 in one pass with the mean, 2 after the mean)."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -54,6 +55,10 @@ class Schedule(Choice):
     stream: int = 0
     park: int = 1
     fixed: int = 0
+    moments: int = 0
+
+    def to_json(self) -> Mapping[str, int]:
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "moments" or v}
 
 
 def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
@@ -74,6 +79,9 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     yield dataclasses.replace(first, columns=2)
     yield dataclasses.replace(first, stream=0, park=0)
     yield dataclasses.replace(first, lanes=native, columns=1)
+    if any(op.target.startswith("aten.var") for op in region.signature.ops):
+        yield dataclasses.replace(first, moments=1)
+        yield dataclasses.replace(first, moments=2)
     yield dataclasses.replace(first, serial_below=2048)
     yield dataclasses.replace(first, blocks=4 * first.blocks)
     yield dataclasses.replace(first, lanes=native, park=0)

@@ -8,7 +8,7 @@ from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import EXPENSIVE
 from torch_autokernel.propose.index import ZERO, Range
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Root, Segment, reach
+from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
 from torch_autokernel.propose.text import size_text
 from torch_autokernel.propose.values import BITS, Parked, Scope, ValueText
 
@@ -109,14 +109,23 @@ class RowText(ValueText):
         parked = [p.at for p in self.parked.values()]
         loops = self.merged(self.content, [*self.affines(tops, [roots[k] for k in which]), *parked])
         self._open_scans(tops)
-        folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
+        beside = self.beside(group, [k for k in which if roots[k].role == "row"])
+        folds = {k: self.fresh("a") for k in which if roots[k].role == "row" and k not in beside}
         for k, name in folds.items():
             self._open(roots[k], name)
         for segment in group:
-            self._nest(segment, which, loops, dict(scope), folds)
+            self._nest(segment, [k for k in which if k not in beside], loops, dict(scope), folds)
         self.sizes, self.axis = saved
-        for k, name in folds.items():
-            self._close(roots[k], name, scope)
+        for k in which:
+            if roots[k].role == "row":
+                self._close(roots[k], folds[beside.get(k, k)], scope, "sum" if k in beside else "deviations")
+
+    def beside(self, group: list[Segment], folds: list[int]) -> dict[int, int]:
+        """Sums of what squared deviations are gathered of, and these, which know them."""
+        roots = self.sweep.roots
+        known = {tuple(s.values[k] for s in group): k for k in folds if gathers(roots[k])}
+        sums = [k for k in folds if self.fold_of(roots[k]) == "sum"]
+        return {k: known[values] for k in sums if (values := tuple(s.values[k] for s in group)) in known}
 
     def _open(self, root: Root, name: str) -> None:
         assert root.owner is not None
@@ -131,11 +140,15 @@ class RowText(ValueText):
                 width = "L" if self.vector and not self.inner else "1"
                 self.out(f"running_{i.fn}<{i.ctype}, {width}> {name};")
 
-    def _close(self, root: Root, name: str, scope: Scope) -> None:
-        """The row's result from its accumulator."""
+    def _close(self, root: Root, name: str, scope: Scope, part: str) -> None:
+        """The row's result from its accumulator; `part` of it where that gathers squared deviations."""
         assert root.owner is not None
         result = self.fresh("v")
-        self.out(f"const auto {result} = {self.all_lanes(root.owner.fn, name) if self.inner else name};")
+        if part == "sum" or gathers(root):
+            text = f"{name}.{part}()"
+        else:
+            text = self.all_lanes(root.owner.fn, name) if self.inner else name
+        self.out(f"const auto {result} = {text};")
         if (inst := self.folds.get(id(root.owner))) is not None:
             scope[inst.id] = result
         buffer = self.former.kept.get(id(root.owner), "")
@@ -269,6 +282,9 @@ class RowText(ValueText):
             text, wide = "", True
         if accumulator is not None:
             text = self.spread(text, wide, value.ctype)
+            if gathers(root):
+                self.out(f"{accumulator}.step({text}{', m' if self.inner else ''});")
+                return
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
             if (factors := self._factors(root, value, scope)) is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.index import (
     ZERO,
@@ -31,6 +32,7 @@ from torch_autokernel.propose.pull import Inst, Puller, Table, kept_index
 
 MAX_REWORK = 64
 SHORT = 16
+LONG = 32768  # bytes of a row, from which on it is better read once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,8 +153,9 @@ class Former:
     """Places all roots of a region into sweeps."""
 
     def __init__(self, strides: Mapping[str, tuple[Dim, ...]], hints: Mapping[str, int], threads: int, lanes: int,
-                 columns: str = "auto") -> None:  # fmt: skip
+                 columns: str = "auto", moments: str = "twice") -> None:  # fmt: skip
         self.strides, self.hints, self.threads, self.lanes, self.columns = dict(strides), dict(hints), threads, lanes, columns
+        self.moments = moments
         self.sweeps: list[Sweep] = []
         self.home: dict[int, tuple[int, Root]] = {}  # reduction or kept node -> sweep number, root
         self.kept: dict[int, str] = {}  # node id -> workspace tensor it is read from in later sweeps
@@ -200,7 +203,8 @@ class Former:
             if id(n) in seen:
                 continue
             seen.add(id(n))
-            n = self.staged.get(id(n), n)
+            while id(n) in self.staged:
+                n = self.staged[id(n)]
             if id(n) in self.home:
                 number, r = self.home[id(n)]
                 least = max(least, number + (0 if r.role == "row" or r.kind == "scan" else 1))
@@ -316,6 +320,8 @@ class Former:
             return
         gone = root.axes - root.kept
         content = frozenset(sweep.content)
+        if gathers(root) and (self.unit_axis(sweep) or "") not in gone:
+            raise Refused("deviations are gathered along the vector axis")
         if content and gone == content and root.axes >= frozenset(sweep.rows):
             role = "row"
         elif gone and not gone & content and (content <= root.axes or not content & root.axes):
@@ -421,24 +427,45 @@ class Former:
             self.strides[name] = contiguous(node.shape)
         return puller.load(name, ir.STORED_AS[node.ctype], self.strides[name], index, node)
 
+    def steps(self, node: Node) -> list[Node]:
+        """The reductions that stand for this one, in order."""
+        if node.fn != "squares" or self._at_once(node):
+            return self.in_two_steps(node)
+        self.staged[id(node)] = ir.after_mean(node)
+        return self.in_two_steps(self.staged[id(node)])
+
+    def _at_once(self, node: Node) -> bool:
+        """Whether squared deviations are gathered with the mean: along the vector axis, over what does not stay in the first
+        cache."""
+        if self.moments == "twice":
+            return False
+        sweep = self._tried(node)
+        gone = sweep.roots[0].axes - sweep.roots[0].kept
+        along = self.unit_axis(sweep) in gone and (sweep.roots[0].role == "row" or not sweep.content)
+        read = sum(DTYPE_BYTES[i.dtype] * self.extent(sweep, i.axes & gone) for i in self.loads(sweep))
+        return along and (self.moments == "once" or read > LONG)
+
+    def _tried(self, node: Node) -> Sweep:
+        """The sweep that the reduction alone would have."""
+        trial = Former(self.strides, self.hints, self.threads, self.lanes, "late" if node.fn != "squares" else self.columns)
+        trial.home, trial.kept, trial.buffers, trial.staged = dict(self.home), dict(self.kept), dict(self.buffers), self.staged
+        trial.sweeps = list(self.sweeps)
+        trial._create(Root("fold", node.args[0], peel(node.args[0]), owner=node))
+        return trial.sweeps[-1]
+
     def in_two_steps(self, node: Node) -> list[Node]:
         """The reduction, or two in its place where the contiguous axis is too short to be a vector but its neighbour in
         memory is kept: first over the other axes, in vectors along both, then over the short one."""
         operand = node.args[0]
-        base = peel(operand)
         short = [d for d in node.dims if isinstance(operand.shape[d], int) and 1 < operand.shape[d] < SHORT]  # type: ignore[operator]
-        if len(short) != 1 or len(node.dims) < 2:
+        if len(short) != 1 or len(node.dims) < 2 or node.fn == "squares":
             return [node]
-        trial = Former(self.strides, self.hints, self.threads, self.lanes, "late")
-        trial.home, trial.kept, trial.buffers, trial.staged = dict(self.home), dict(self.kept), dict(self.buffers), self.staged
-        trial.sweeps = list(self.sweeps)
-        trial._create(Root("fold", operand, base, owner=node))
-        sweep = trial.sweeps[-1]
-        v = trial.unit_axis(replace(sweep, reduced_rows=None))
+        sweep = self._tried(node)
+        v = self.unit_axis(replace(sweep, reduced_rows=None))
         root = sweep.roots[0]
         if v is None or v not in root.axes - root.kept or sweep.sizes[v] != operand.shape[short[0]]:
             return [node]
-        if not any(trial.stride_of(sweep, a) == sweep.sizes[v] for a in root.kept):
+        if not any(self.stride_of(sweep, a) == sweep.sizes[v] for a in root.kept):
             return [node]
         rest = tuple(d for d in node.dims if d not in short)
         first = ir.reduce(node.fn, operand, rest, True, node.dtype)
@@ -527,6 +554,11 @@ def contiguous(shape: ir.Shape) -> tuple[Dim, ...]:
         out.append(0 if size == 1 else step)
         step = mul(step, size)  # type: ignore[assignment]
     return tuple(reversed(out))
+
+
+def gathers(root: Root) -> bool:
+    """Whether the root is a reduction to squared deviations."""
+    return root.kind == "fold" and root.owner is not None and root.owner.fn == "squares"
 
 
 def peel(node: Node) -> Node:

@@ -227,6 +227,9 @@ class ValueText:
         return root.owner.fn
 
     def accumulator(self, name: str, fold: str, ctype: str, vector: bool) -> None:
+        if fold == "squares":
+            self.out(f"squares{'' if self.vector in self.gone or self.inner else '_each'}<{ctype}, L> {name};")
+            return
         self.out(f"{self.type(ctype) if vector else ctype} {name}({neutral(fold, ctype)});")
 
     def combine(self, fold: str, a: str, b: str) -> str:
