@@ -35,7 +35,8 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
     inputs, outputs = build(signature)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
-    former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments])
+    former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],
+                    not schedule.short)  # fmt: skip
     for reduction in _reductions(outputs):
         if reduction.kind == "scan":
             former.place_scan(reduction)
@@ -154,6 +155,7 @@ def _assemble(
         out(f"// workspace: {total}")
     roots = [r for s in former.sweeps for r in s.roots]
     headers = ["scan"] * any(r.kind == "scan" for r in roots) + ["moments"] * any(map(gathers, roots))
+    headers += ["short_rows"] * any(s.across for s in former.sweeps)
     out(*(f"#include <autokernel/{name}.h>" for name in headers or ["math"]), "", "using namespace ak;")
     out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")
     takes = ["char* free_ = static_cast<char*>(workspace);"] if buffers else []

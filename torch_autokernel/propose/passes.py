@@ -32,11 +32,28 @@ class RowText(ValueText):
             inside = bool(root.axes & frozenset(self.sweep.content)) or root.role == "row"
             (passes.setdefault(stage, []) if inside else tail).append(k)
         self._park(group, passes)
+        results = self._open_blocks(group)
         for stage in sorted(passes):
             self.stage = stage
             self._pass(group, passes[stage], scope)
+        for name in results:
+            self.out(f"{name}.leave(m);")
+        self.blocks = {}
         for k in tail:
             self._finish(k, group[0].values[k], scope)
+
+    def _open_blocks(self, group: list[Segment]) -> list[str]:
+        """Turns the short rows that are read; the blocks of those that are written."""
+        if not self.sweep.across or len(group) > 1:
+            return []
+        for i in sorted(reach(list(group[0].values.values())), key=lambda i: i.id):
+            if i.kind == "load" and self.turned(i.at):
+                self.open_block(i.tensor, i.dtype, i.at, False)
+        read = len(self.blocks)
+        for root in self.sweep.roots:
+            if root.kind == "out" and self.turned(root.store_at):
+                self.open_block(root.target, root.dtype, root.store_at, True)
+        return list(self.blocks.values())[read:]
 
     def _park(self, group: list[Segment], passes: dict[int, list[int]]) -> None:
         """Costly values that several passes need are kept from one to the next: the value first that saves most."""

@@ -15,6 +15,7 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
+from torch_autokernel.propose.choices import SHORTEST
 from torch_autokernel.propose.index import (
     ZERO,
     Affine,
@@ -95,6 +96,7 @@ class Sweep:
     segments: list[list[Segment]] = field(default_factory=list)
     table: Table = field(default_factory=Table)
     hoisted: dict[tuple[Node, Index], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    across: str = ""  # the row axis that is the vector axis, for rows too short to be vectors
     fresh: int = 0
 
     def copy(self) -> Sweep:
@@ -114,6 +116,8 @@ class Sweep:
         self.sizes[a], self.sizes[b] = outer, inner
         del self.sizes[axis]
         by = Affine.of({a: inner, b: 1})
+        if axis == self.across:
+            self.across = b
         for names in (self.order, self.rows, self.content):
             if axis in names:
                 at = names.index(axis)
@@ -153,9 +157,9 @@ class Former:
     """Places all roots of a region into sweeps."""
 
     def __init__(self, strides: Mapping[str, tuple[Dim, ...]], hints: Mapping[str, int], threads: int, lanes: int,
-                 columns: str = "auto", moments: str = "twice") -> None:  # fmt: skip
+                 columns: str = "auto", moments: str = "twice", across: bool = False) -> None:  # fmt: skip
         self.strides, self.hints, self.threads, self.lanes, self.columns = dict(strides), dict(hints), threads, lanes, columns
-        self.moments = moments
+        self.moments, self.across = moments, across
         self.sweeps: list[Sweep] = []
         self.home: dict[int, tuple[int, Root]] = {}  # reduction or kept node -> sweep number, root
         self.kept: dict[int, str] = {}  # node id -> workspace tensor it is read from in later sweeps
@@ -329,7 +333,8 @@ class Former:
                 raise Refused("reduces other rows")
             if not content and root.kept and self.unit_axis(sweep) not in gone:
                 raise Refused("keeps the vector axis")
-            if content and (self.columns == "outer" or (self.unit_axis(sweep) or sweep.content[-1]) not in content):
+            alone = self.columns == "outer" or (self.unit_axis(sweep) or sweep.content[-1]) not in content
+            if content and (bool(content & root.axes) or sweep.across not in gone if sweep.across else alone):
                 raise Refused("columns are summed in a sweep of their own")
             sweep.reduced_rows, role = gone, "late"
         else:
@@ -447,7 +452,9 @@ class Former:
 
     def _tried(self, node: Node) -> Sweep:
         """The sweep that the reduction alone would have."""
-        trial = Former(self.strides, self.hints, self.threads, self.lanes, "late" if node.fn != "squares" else self.columns)
+        squares = node.fn == "squares"
+        columns = self.columns if squares else "late"
+        trial = Former(self.strides, self.hints, self.threads, self.lanes, columns, across=self.across and squares)
         trial.home, trial.kept, trial.buffers, trial.staged = dict(self.home), dict(self.kept), dict(self.buffers), self.staged
         trial.sweeps = list(self.sweeps)
         trial._create(Root("fold", node.args[0], peel(node.args[0]), owner=node))
@@ -490,6 +497,8 @@ class Former:
     def unit_axis(self, sweep: Sweep) -> str | None:
         """The axis along which most of the traffic is contiguous; ties go to the innermost. Where rows are reduced
         late, the rows that are kept are no choice."""
+        if sweep.across:
+            return sweep.across
         among = [a for a in sweep.order if sweep.reduced_rows is None or a in sweep.content or a in sweep.reduced_rows]
         full = self.extent(sweep, sweep.order)
         votes: dict[str, float] = {}
@@ -517,6 +526,8 @@ class Former:
         rows, many = self.extent(sweep, kept), self.extent(sweep, over)
         if rows * 2 <= self.threads and many > 65536 and v in gone:
             role, sweep.rows, sweep.content = "late", list(sweep.order), []
+        elif across := self._across(sweep, kept, over):
+            role, sweep.rows, sweep.content, sweep.across = "row", kept, over, across
         elif v is None or v in gone:
             role, sweep.rows, sweep.content = "row", kept, over
         elif self._outer_vector(rows, many):
@@ -528,6 +539,18 @@ class Former:
         sweep.reduced_rows = gone if role == "late" else None
         sweep.roots[0] = replace(root, role=role)
         self.analyse(sweep)
+
+    def _across(self, sweep: Sweep, kept: list[str], over: list[str]) -> str:
+        """The row axis along which the vectors run where the content is one short axis, contiguous, and rows lie one behind the
+        other; where nothing is read along the content, results will be so."""
+        if not self.across or len(over) != 1 or self.hint(sweep.sizes[over[0]]) > SHORTEST:
+            return ""
+        (c,) = over
+        read = [i.at for i in self.loads(sweep) if c in i.axes and len(i.axes) > 1]
+        good = [a for a in kept if all(at.coefficient(c) == 1 and at.coefficient(a) == sweep.sizes[c] for at in read)]
+        if not read:
+            good = kept[-1:] if c == sweep.order[-1] else []
+        return next((a for a in good if self.hint(sweep.sizes[a]) >= 2 * self.lanes), "")
 
     def _outer_vector(self, rows: int, many: int) -> bool:
         """Whether a reduction over outer axes keeps one accumulator per column and finishes it in one go."""
