@@ -72,6 +72,7 @@ int plan_dim(PyObject* from, Dim* out, int n_symbols);
 int plan_inputs(PyObject* from, Launcher* self);
 int plan_outputs(PyObject* from, Launcher* self);
 int plan_symbols(PyObject* from, Launcher* self);
+const DlExchange* exchange_of(PyObject* capsule);
 int plan_exchange(PyObject* capsule, Launcher* self);
 void plan_free_dim(Dim* dim);
 void plan_free(Launcher* self);
@@ -84,6 +85,9 @@ int match(Launcher* self, PyObject* args, void** buffers, int64_t* sizes, char* 
 
 /* workspace.c: at least `bytes` of 64-byte aligned memory of this thread, or NULL. */
 void* workspace_of(int64_t bytes);
+
+/* indices.c: inside(exchange, tensor, limit, spared or None) -> bool */
+PyObject* indices_inside(PyObject* module, PyObject* args);
 
 /* launcher.c */
 extern PyType_Spec launcher_spec;

@@ -7,12 +7,19 @@ static int module_exec(PyObject* module) {
   return PyModule_AddIntConstant(module, "ABI", LAUNCHER_ABI);
 }
 
+static PyMethodDef module_methods[] = {
+    {"inside", indices_inside, METH_VARARGS,
+     "inside(exchange, tensor, limit, spared) -> whether all elements are within [0, limit) or equal to `spared`, unless it is None."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void*)module_exec}, {0, NULL}};
 
 static struct PyModuleDef module_def = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_launcher",
     .m_doc = "Calls compiled kernels on torch tensors, without torch's headers.",
+    .m_methods = module_methods,
     .m_slots = module_slots,
 };
 

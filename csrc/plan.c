@@ -132,20 +132,21 @@ int plan_outputs(PyObject* from, Launcher* self) {
   return 0;
 }
 
-/* The exchange of our major version, looked for among the older ones too. */
-int plan_exchange(PyObject* capsule, Launcher* self) {
+/* The exchange of our major version, looked for among the older ones too; NULL with a Python error set. */
+const DlExchange* exchange_of(PyObject* capsule) {
   const DlExchangeHeader* header = PyCapsule_GetPointer(capsule, DL_EXCHANGE_CAPSULE);
-  if (!header) return -1;
+  if (!header) return NULL;
   while (header->major > DL_MAJOR && header->older) header = header->older;
-  if (header->major != DL_MAJOR || header->minor < DL_MINOR_LEAST) {
-    PyErr_Format(PyExc_RuntimeError, "torch offers DLPack %u.%u; 1.2 or a later 1.x is needed", header->major, header->minor);
-    return -1;
-  }
-  self->exchange = (const DlExchange*)header;
-  if (!self->exchange->tensor_from_object) {
+  if (header->major != DL_MAJOR || header->minor < DL_MINOR_LEAST)
+    return PyErr_Format(PyExc_RuntimeError, "torch offers DLPack %u.%u; 1.2 or a later 1.x is needed", header->major, header->minor), NULL;
+  const DlExchange* exchange = (const DlExchange*)header;
+  if (!exchange->tensor_from_object)
     PyErr_SetString(PyExc_RuntimeError, "torch's DLPack exchange cannot lend tensors (dltensor_from_py_object_no_sync is null)");
-    return -1;
-  }
+  return exchange->tensor_from_object ? exchange : NULL;
+}
+
+int plan_exchange(PyObject* capsule, Launcher* self) {
+  if (!(self->exchange = exchange_of(capsule))) return -1;
   Py_INCREF(self->exchange_capsule = capsule);
   return 0;
 }

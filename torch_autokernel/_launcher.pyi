@@ -4,6 +4,8 @@ import torch
 
 ABI: int
 
+def inside(exchange: Any, tensor: torch.Tensor, limit: int, spared: int | None) -> bool: ...
+
 class Launcher:
     def __new__(
         cls,

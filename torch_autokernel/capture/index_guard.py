@@ -1,12 +1,15 @@
 """Indices are checked before a kernel gathers with them.
 
 A kernel cannot raise; where eager would raise IndexError for an index that is out of range, the call is a GuardMiss and the
-reference raises it. The indices are computed once more for this, by the part of the reference that leads to them.
+reference raises it. Indices that are an input, seen from another side, are checked in one pass over it (`inside_of`); so is an
+input of which one value is replaced by index 0, as a loss replaces `ignore_index`. Others are computed once more for this, by
+the part of the reference that leads to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,37 +17,106 @@ import torch
 from torch_autokernel.capture.operators import bind_sizes
 from torch_autokernel.capture.reference import load_reference, print_reference
 from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.errors import GuardMiss
 from torch_autokernel.core.types import Op, Ref, Signature
+from torch_autokernel.lang.launch import inside_of
 
 _INDEXED = {"aten.gather.default": (0, 2), "aten.embedding.default": (0, 1)}  # which argument is read, which holds the indices
+_WHOLE = {f"aten.{name}.default" for name in "unsqueeze view reshape _unsafe_view permute expand alias clone squeeze".split()}
+_WHOLE |= {"aten.squeeze.dim", "aten.squeeze.dims"}  # what shows every element
+_INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
+Check = Callable[[Sequence[torch.Tensor]], bool]  # whether all indices are in range
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Indices (the value's number) and what they stay below."""
+
+    indices: int
+    limit: Dim
 
 
 def guarded(signature: Signature, call: Call) -> Call:
     """The call, with the indices of the signature's gathers checked first; the call itself where there is none."""
-    count = len(signature.inputs)
-    gathers = [op for op in signature.ops if op.target in _INDEXED]
-    if not gathers:
+    checks = [_quick(signature, g) or _computed(signature, g) for g in dict.fromkeys(_gathers(signature))]
+    if not checks:
         return call
-    limits = []
-    for op in gathers:
-        source: int = op.args[_INDEXED[op.target][0]].index
-        shape = signature.inputs[source].shape if source < count else signature.ops[source - count].shape
-        axis = op.args[1] % max(1, len(shape)) if op.target == "aten.gather.default" else 0
-        limits.append(shape[axis] if shape else 1)
-    indices = load_reference(print_reference(_leading_to(signature, [op.args[_INDEXED[op.target][1]].index for op in gathers])))
 
     def checked(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values = bind_sizes(signature, tensors)
-        with torch.no_grad():
-            for index, limit in zip(indices(*tensors, *(values[s] for s in signature.symbols)), limits, strict=True):
-                if index.numel() and (int(index.min()) < 0 or int(index.max()) >= dims.evaluate(limit, values)):
-                    raise GuardMiss(f"an index is outside of 0..{dims.evaluate(limit, values) - 1}")
+        for check in checks:
+            if not check(tensors):
+                raise GuardMiss("an index is out of range")
         return call(*tensors)
 
     return checked
+
+
+def _gathers(signature: Signature) -> list[Gather]:
+    count, out = len(signature.inputs), []
+    for op in signature.ops:
+        if op.target in _INDEXED:
+            source, indices = (op.args[k].index for k in _INDEXED[op.target])
+            shape = signature.inputs[source].shape if source < count else signature.ops[source - count].shape
+            axis = op.args[1] % max(1, len(shape)) if op.target == "aten.gather.default" else 0
+            out.append(Gather(indices, shape[axis] if shape else 1))
+    return out
+
+
+def _quick(signature: Signature, gather: Gather) -> Check | None:
+    """One pass over the input that the indices are; None where they are none, or the limit is not one input's size."""
+    value, spared = _behind(signature, gather.indices), None
+    op = _op(signature, value)
+    if op is not None and op.target == "aten.where.self" and _constant(signature, op.args[2]) == 0:
+        test, value = _op(signature, op.args[0].index), _behind(signature, op.args[1].index)
+        if test is not None and test.target == "aten.ne.Scalar" and _behind(signature, test.args[0].index) == value:
+            spared = test.args[1] if isinstance(test.args[1], int) else None
+        op = _op(signature, value) if spared is not None else op
+    if op is not None or signature.inputs[value].dtype not in _INTEGERS:
+        return None
+    limit = gather.limit
+    if isinstance(limit, int):
+        return inside_of(lambda tensors: limit, value, spared) if limit > 0 else None
+    i = next((i for i, spec in enumerate(signature.inputs) if limit in spec.shape), None)
+    if i is None:
+        return None
+    d = signature.inputs[i].shape.index(limit)
+    return inside_of(lambda tensors: tensors[i].shape[d], value, spared)
+
+
+def _op(signature: Signature, value: int) -> Op | None:
+    count = len(signature.inputs)
+    return signature.ops[value - count] if value >= count else None
+
+
+def _behind(signature: Signature, value: int) -> int:
+    """The value that this one shows all elements of."""
+    while (op := _op(signature, value)) is not None and op.target in _WHOLE:
+        value = op.args[0].index
+    return value
+
+
+def _constant(signature: Signature, argument: Any) -> Any:
+    """The number that a value is full of; None where it is no such value."""
+    op = _op(signature, argument.index) if isinstance(argument, Ref) else None
+    return op.args[1] if op is not None and op.target == "aten.full.default" else None
+
+
+def _computed(signature: Signature, gather: Gather) -> Check:
+    indices = load_reference(print_reference(_leading_to(signature, [gather.indices])))
+
+    def check(tensors: Sequence[torch.Tensor]) -> bool:
+        values = bind_sizes(signature, tensors)
+        with torch.no_grad():
+            (index,) = indices(*tensors, *(values[s] for s in signature.symbols))
+            if not index.numel():
+                return True
+            low, high = torch.aminmax(index)
+            return bool(low >= 0) and int(high) < dims.evaluate(gather.limit, values)
+
+    return check
 
 
 def _leading_to(signature: Signature, wanted: list[int]) -> Signature:

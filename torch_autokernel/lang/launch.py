@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch_autokernel.core.types import Signature
 ABI = _launcher.ABI
 Launcher = _launcher.Launcher
 MOST = 2**63 - 1
+TYPES = (torch.Tensor, torch.nn.Parameter)
+Tensors = Sequence[torch.Tensor]
 
 DLPACK = {
     "int8": (0, 8), "int16": (0, 16), "int32": (0, 32), "int64": (0, 64), "uint8": (1, 8),
@@ -50,7 +52,7 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
             inputs=inputs,
             outputs=outputs,
             workspace=size(workspace),
-            types=(torch.Tensor, torch.nn.Parameter),
+            types=TYPES,
             empty=_allocator(),
             is_neg=torch.Tensor.is_neg,
             miss=GuardMiss,
@@ -61,6 +63,13 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
         raise ToolchainError(f"the signature is too large for the launcher: {error}", "cut the region smaller") from error
     except RuntimeError as error:
         raise ToolchainError(f"this torch cannot be read by the launcher: {error}", "install torch 2.10 or later") from error
+
+
+def inside_of(limit: Callable[[Tensors], int], at: int, spared: int | None) -> Callable[[Tensors], bool]:
+    """Whether every element of the tensor at `at`, integers on the CPU, is an index below the limit, or the spared number;
+    False for what launchers do not take."""
+    exchange, inside = _exchange(), _launcher.inside
+    return lambda tensors: type(tensors[at]) in TYPES and inside(exchange, tensors[at], limit(tensors), spared)
 
 
 def _size(dim: Dim, index: dict[str, int]) -> tuple[str, tuple[tuple[int, tuple[int, ...]], ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch_autokernel.core import dims
@@ -11,6 +12,7 @@ from torch_autokernel.core.types import Const, Op, Ref, Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.index import Refused, at_most, mul, product, sub
 from torch_autokernel.propose.ir import Node, const, convert, point
+from torch_autokernel.propose.pull import unrolls
 
 Lowering = Callable[["Call"], Any]
 _TABLE: dict[str, Lowering] = {}
@@ -79,7 +81,7 @@ def build(signature: Signature) -> tuple[list[Node], list[Node]]:
     results, passing = set(signature.outputs), _passing(signature)
     for op in signature.ops:
         at = len(values)
-        value = lowered(op, values, {op.target: _unrounded} if at in passing else None)
+        value = lowered(op, values, {op.target: _unrounded} if at in passing else _AT_ONCE)
         values.append(ir.held(value) if isinstance(value, Node) and at in results else value)
     return inputs, [values[i] for i in signature.outputs]
 
@@ -666,12 +668,15 @@ def _flip(c: Call) -> Node:
     return ir.flip(c.node(0), [int(d) for d in c.raw(1, "dims")])
 
 
-def _moments(x: Node, axes: Sequence[int], correction: float, keepdim: bool, dtype: str) -> tuple[Node, Node]:
-    """Variance in two passes (mean first), and the mean."""
+def _moments(
+    x: Node, axes: Sequence[int], correction: float, keepdim: bool, dtype: str, at_once: bool
+) -> tuple[Node, Node]:
+    """Variance from squared deviations, which follow the mean or, `at_once`, may be gathered with it; and the mean."""
     count = _count(x, axes)
     mean = point("div", [ir.reduce("sum", x, axes, True, dtype), ir.size_value(count, dtype)], dtype)
-    off = point("sub", [x, mean], dtype)
-    total = ir.reduce("sum", point("square", [off], dtype), axes, True, dtype)
+    total = ir.squares(x, mean, axes, dtype)
+    if not at_once or unrolls(total):
+        total = ir.after_mean(total)
     if float(correction) == 0:
         free = ir.size_value(count, dtype)
     elif float(correction).is_integer():
@@ -689,14 +694,19 @@ def _correction(c: Call) -> float:
     return 1.0 if value is None else float(value)
 
 
-@lowers("aten.var_mean.correction", "aten.var.correction")
-def _var_mean(c: Call) -> Any:
+def _var_mean(c: Call, at_once: bool = False) -> Any:
     x = c.node(0)
     if not x.shape:
         raise Refused("the variance of a scalar")
     dtype = x.dtype if c.op.target.startswith("aten.var_mean") else c.dtype
-    var, mean = _moments(x, _dims(c, 1), _correction(c), bool(c.raw(3, "keepdim", c.op.kwargs.get("keepdim", False))), dtype)
+    keepdim = bool(c.raw(3, "keepdim", c.op.kwargs.get("keepdim", False)))
+    var, mean = _moments(x, _dims(c, 1), _correction(c), keepdim, dtype, at_once)
     return (var, mean) if c.op.target.startswith("aten.var_mean") else var
+
+
+_VARIANCES = ("aten.var_mean.correction", "aten.var.correction")
+_TABLE |= dict.fromkeys(_VARIANCES, _var_mean)
+_AT_ONCE: dict[str, Lowering] = dict.fromkeys(_VARIANCES, partial(_var_mean, at_once=True))
 
 
 # ---- products: leaves that only the generators of attention and of products know how to print ----

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Arch, Region
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.ir import ROUNDING
+
+SHORTEST = 24  # elements of a row, up to which vectors run across rows
 
 
 class Machine(NamedTuple):
@@ -44,7 +48,9 @@ class Schedule(Choice):
     """`lanes` a step; `serial_below` the elements under which no threads are used; `blocks` of rows for partial results;
     `strip` elements a thread takes at once of a long axis; `columns` how a reduction over outer axes runs (0 by size,
     1 one accumulator a column, 2 partial sums per block of rows); `stream` 1 to store past the caches; `park` 1 to keep
-    costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand."""
+    costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand;
+    `moments` how squared deviations are summed (0 by size, 1 in one pass with the mean, 2 after the mean);
+    `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -54,6 +60,11 @@ class Schedule(Choice):
     stream: int = 0
     park: int = 1
     fixed: int = 0
+    moments: int = 0
+    short: int = 0
+
+    def to_json(self) -> Mapping[str, int]:
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("moments", "short") or v}
 
 
 def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
@@ -69,14 +80,23 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     yield first
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
+    if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
+        yield dataclasses.replace(first, short=1)
     yield dataclasses.replace(first, stream=0, park=1)
     yield dataclasses.replace(first, columns=1)
     yield dataclasses.replace(first, columns=2)
     yield dataclasses.replace(first, stream=0, park=0)
     yield dataclasses.replace(first, lanes=native, columns=1)
+    if any(op.target.startswith("aten.var") for op in region.signature.ops):
+        yield dataclasses.replace(first, moments=1)
+        yield dataclasses.replace(first, moments=2)
     yield dataclasses.replace(first, serial_below=2048)
     yield dataclasses.replace(first, blocks=4 * first.blocks)
     yield dataclasses.replace(first, lanes=native, park=0)
+
+
+def _hint(region: Region, size: Dim) -> int:
+    return dims.evaluate(size, {s: region.sizes.get(s, 64) for s in dims.symbols([size])})
 
 
 def _result_bytes(region: Region) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from torch_autokernel.core.dims import Dim
@@ -12,7 +12,7 @@ from torch_autokernel.propose.functions import neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul, product
 from torch_autokernel.propose.passes import RUN, RowText
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Root, Segment, reach
+from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
 from torch_autokernel.propose.text import Writer, affine_text, parenthesised, size_text
 from torch_autokernel.propose.values import Parked
 
@@ -24,7 +24,7 @@ class Partial:
     """Where a late reduction gathers: `extent` elements for each of the kept rows and blocks.
 
     `layout` is the place of an element within them (an array of column sums), empty for a single number; that is
-    gathered in lanes where `lanes` is set."""
+    gathered in lanes where `lanes` is set. `part` is what is wanted of squared deviations."""
 
     root: Root
     number: int
@@ -33,11 +33,17 @@ class Partial:
     layout: Affine
     lanes: bool
     ctype: str
+    part: str = "m2"
 
     @property
     def fold(self) -> str:
         assert self.root.owner is not None
         return self.root.owner.fn
+
+    @property
+    def kept_as(self) -> str:
+        """The C++ type of a block's result."""
+        return "moments" if gathers(self.root) or self.part == "total" else self.ctype
 
     @property
     def exact(self) -> bool:
@@ -60,6 +66,7 @@ class SweepText(RowText):
 
     partials: list[Partial]
     rooms: list[Scratch]
+    untold: list[Root]  # sums that are gathered with squared deviations
     kept: Dim  # rows of which each has blocks of its own
     roomy = True  # rows may have scratch
     runs = False  # column sums go through a second array
@@ -205,17 +212,22 @@ class SweepText(RowText):
         outer = [a for a in over if a != self.vector]
         strip = self.vector in over and self._strips(outer)
         self.kept = product(self.sizes[a] for a in keep)
-        for r in self.sweep.roots:
-            if r.role == "late":
-                self.partials.append(self._partial(r))
+        late = [k for k, r in enumerate(self.sweep.roots) if r.role == "late"]
+        beside = self.beside(sum(self.sweep.segments, []), late)
+        self.untold = [self.sweep.roots[k] for k in beside]
+        self.partials += [self._partial(self.sweep.roots[k]) for k in late if k not in beside]
         rows = product(self.sizes[a] for a in outer)
         many = isinstance(rows, str) or rows > 2 * RUN * self.schedule.blocks
         self.runs = many and any(p.layout.terms for p in self.partials)
         loops = [self.loop(a, self.whole(a)) for a in keep]
         loops.append(f"for (int64_t k = 0; k < {self.schedule.blocks}; ++k)")
         self._nested(loops, lambda: self._late_block(keep, outer, strip))
+        known = {id(p.root.owner): p for p in self.partials}
         for p in self.partials:
             self._combine(p, keep)
+        for k, gathering in beside.items():
+            p = known[id(self.sweep.roots[gathering].owner)]
+            self._combine(replace(p, root=self.sweep.roots[k], part="total"), keep)
 
     def _partial(self, root: Root) -> Partial:
         assert root.owner is not None
@@ -247,7 +259,7 @@ class SweepText(RowText):
         with self.out.block("for (int64_t r = first; r < end; ++r)"):
             self._decode(names, sizes)
             for p in self.partials:
-                if p.lanes:
+                if p.lanes and not gathers(p.root):
                     self.accumulator(f"t{p.number}", p.fold, p.ctype, True)
             for condition, body, _rooms in inside:
                 with self.out.block(condition):
@@ -264,8 +276,9 @@ class SweepText(RowText):
         return f"if ({' && '.join(tests)})" if tests else ""
 
     def _open_partial(self, p: Partial, at: str) -> None:
-        n, zero = size_text(p.extent), neutral(p.fold, p.ctype)
+        n = size_text(p.extent)
         if p.layout.terms:
+            zero = neutral(p.fold, p.ctype)
             self.out(f"{p.ctype}* q{p.number} = p{p.number} + {at} * {n};", f"fill(q{p.number}, {n}, {zero});")
             if self.runs and p.fold == "sum":
                 self.out(f"{p.ctype}* t{p.number} = o{p.number} + {at} * {n};", f"fill(t{p.number}, {n}, {zero});")
@@ -275,7 +288,7 @@ class SweepText(RowText):
     def _close_row(self) -> None:
         """What the row gathered goes into the block's sums; column sums do so once in a run of rows."""
         for p in self.partials:
-            if p.lanes:
+            if p.lanes and not gathers(p.root):
                 t = f"to<double>(t{p.number})" if p.exact else f"t{p.number}"
                 self.out(f"q{p.number} = {self.combine(p.fold, f'q{p.number}', t)};")
         arrays = [p for p in self.partials if p.layout.terms and p.fold == "sum"] if self.runs else []
@@ -285,6 +298,8 @@ class SweepText(RowText):
                     self.out(f"pour(q{p.number}, t{p.number}, {size_text(p.extent)});")
 
     def _whole_block(self, p: Partial) -> str:
+        if gathers(p.root):
+            return f"q{p.number}.part()"
         return self.all_lanes(p.fold, f"q{p.number}") if p.lanes else f"q{p.number}"
 
     def _decode(self, names: list[str], sizes: list[str]) -> None:
@@ -297,7 +312,12 @@ class SweepText(RowText):
             self.out(f"const int64_t {names[0]} = {left};")
 
     def gather_late(self, root: Root, text: str, wide: bool, ctype: str) -> None:
+        if root in self.untold:
+            return
         p = next(p for p in self.partials if p.root.owner is root.owner)
+        if gathers(root):
+            self.out(f"q{p.number}.step({self.spread(text, wide, ctype)}, m);")
+            return
         if not p.layout.terms:
             target = f"t{p.number}" if p.lanes else f"q{p.number}"
             if p.lanes:
@@ -335,6 +355,11 @@ class SweepText(RowText):
 
     def _sum_blocks(self, p: Partial, at: str, m: str, target: str, final: Affine) -> None:
         dtype = ir.STORED_AS[p.ctype]
+        if p.kept_as == "moments":
+            self.out(f"auto t = *({at});")
+            self.out(f"for (int64_t k = 1; k < {self.schedule.blocks}; ++k) t = merge(t, *({at} + k));")
+            self.store(target, dtype, final, f"{p.ctype}(t.{p.part})", False, p.ctype)
+            return
         get = f"get<ak::{ir.ELEMENT[dtype]}>"
         more = self.combine(p.fold, "t", f"{get}({at} + k * {size_text(p.extent)}{m})")
         self.out(f"auto t = {get}({at}{m});", f"for (int64_t k = 1; k < {self.schedule.blocks}; ++k) t = {more};")

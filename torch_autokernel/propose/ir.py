@@ -8,7 +8,7 @@ that are values).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch_autokernel.core.dims import Dim
@@ -157,6 +157,19 @@ def reduce(fn: str, x: Node, dims: Sequence[int], keepdim: bool, dtype: str) -> 
         return convert(x, dtype)
     shape = tuple(1 if d in axes else s for d, s in enumerate(x.shape) if keepdim or d not in axes)
     return Node("reduce", shape, dtype, (convert(x, dtype),), fn, dims=axes, keepdim=keepdim)
+
+
+def squares(x: Node, mean: Node, dims: Sequence[int], dtype: str) -> Node:
+    """The sum of squared deviations from the mean (both with kept dimensions), as a reduction that needs no mean before it."""
+    total = reduce("squares", x, dims, True, dtype)
+    return replace(total, args=(*total.args, mean))
+
+
+def after_mean(node: Node) -> Node:
+    """`squares` as a sum over x - mean."""
+    x, mean = node.args
+    off = point("sub", [x, mean], node.dtype)
+    return reduce("sum", point("square", [off], node.dtype), node.dims, True, node.dtype)
 
 
 def scan(fn: str, x: Node, dim: int, dtype: str) -> Node:

@@ -17,10 +17,10 @@ from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.index import mul, product
 from torch_autokernel.propose.ir import Node
 from torch_autokernel.propose.pull import unrolls
-from torch_autokernel.propose.sweeps import Former, Root, peel
+from torch_autokernel.propose.sweeps import Former, Root, gathers, peel
 from torch_autokernel.propose.text import Writer, size_text
 
-C_BYTES = {"double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1, "uint16_t": 2}
+C_BYTES = {"moments": 32, "double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1, "uint16_t": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,13 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
     inputs, outputs = build(signature)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
-    former = Former(strides, hints, threads, schedule.lanes, columns)
+    former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],
+                    not schedule.short)  # fmt: skip
     for reduction in _reductions(outputs):
         if reduction.kind == "scan":
             former.place_scan(reduction)
             continue
-        for node in former.in_two_steps(reduction):
+        for node in former.steps(reduction):
             if not unrolls(node):
                 operand = node.args[0]
                 former.place(Root("fold", operand, peel(operand), owner=node))
@@ -143,7 +144,7 @@ def _assemble(
     out = Writer()
     buffers = [(n, ir.C_COMPUTE[node.dtype], product(shape)) for n, (node, shape) in former.buffers.items() if n in used]
     counts = {p.number: product((schedule.blocks, p.extent, p.kept)) for p in partials}
-    buffers += [(f"p{p.number}", p.ctype, counts[p.number]) for p in partials]
+    buffers += [(f"p{p.number}", p.kept_as, counts[p.number]) for p in partials]
     buffers += [(f"o{p.number}", p.ctype, counts[p.number]) for p in partials if p.number in spare]
     buffers += [(f"m{s.name}", s.ctype, product((schedule.blocks, s.count, s.kept))) for s in rooms]
     total: Dim = 0
@@ -152,8 +153,10 @@ def _assemble(
     out(*header(signature, schedule.to_json()))
     if buffers:
         out(f"// workspace: {total}")
-    scans = any(r.kind == "scan" for s in former.sweeps for r in s.roots)
-    out(f"#include <autokernel/{'scan' if scans else 'math'}.h>", "", "using namespace ak;")
+    roots = [r for s in former.sweeps for r in s.roots]
+    headers = ["scan"] * any(r.kind == "scan" for r in roots) + ["moments"] * any(map(gathers, roots))
+    headers += ["short_rows"] * any(s.across for s in former.sweeps)
+    out(*(f"#include <autokernel/{name}.h>" for name in headers or ["math"]), "", "using namespace ak;")
     out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")
     takes = ["char* free_ = static_cast<char*>(workspace);"] if buffers else []
     takes += [f"{ctype}* {name} = take<{ctype}>(free_, {size_text(count)});" for name, ctype, count in buffers]

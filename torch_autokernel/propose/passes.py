@@ -8,7 +8,7 @@ from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import EXPENSIVE
 from torch_autokernel.propose.index import ZERO, Range
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Root, Segment, reach
+from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
 from torch_autokernel.propose.text import size_text
 from torch_autokernel.propose.values import BITS, Parked, Scope, ValueText
 
@@ -32,11 +32,28 @@ class RowText(ValueText):
             inside = bool(root.axes & frozenset(self.sweep.content)) or root.role == "row"
             (passes.setdefault(stage, []) if inside else tail).append(k)
         self._park(group, passes)
+        results = self._open_blocks(group)
         for stage in sorted(passes):
             self.stage = stage
             self._pass(group, passes[stage], scope)
+        for name in results:
+            self.out(f"{name}.leave(m);")
+        self.blocks = {}
         for k in tail:
             self._finish(k, group[0].values[k], scope)
+
+    def _open_blocks(self, group: list[Segment]) -> list[str]:
+        """Turns the short rows that are read; the blocks of those that are written."""
+        if not self.sweep.across or len(group) > 1:
+            return []
+        for i in sorted(reach(list(group[0].values.values())), key=lambda i: i.id):
+            if i.kind == "load" and self.turned(i.at):
+                self.open_block(i.tensor, i.dtype, i.at, False)
+        read = len(self.blocks)
+        for root in self.sweep.roots:
+            if root.kind == "out" and self.turned(root.store_at):
+                self.open_block(root.target, root.dtype, root.store_at, True)
+        return list(self.blocks.values())[read:]
 
     def _park(self, group: list[Segment], passes: dict[int, list[int]]) -> None:
         """Costly values that several passes need are kept from one to the next: the value first that saves most."""
@@ -109,14 +126,24 @@ class RowText(ValueText):
         parked = [p.at for p in self.parked.values()]
         loops = self.merged(self.content, [*self.affines(tops, [roots[k] for k in which]), *parked])
         self._open_scans(tops)
-        folds = {k: self.fresh("a") for k in which if roots[k].role == "row"}
+        beside = self.beside(group, [k for k in which if roots[k].role == "row"])
+        folds = {k: self.fresh("a") for k in which if roots[k].role == "row" and k not in beside}
         for k, name in folds.items():
             self._open(roots[k], name)
+        others = [k for k in which if k not in beside]
         for segments in [group] if self.pieces else [[s] for s in group]:
-            self._nest(segments, which, loops, scope, folds)
+            self._nest(segments, others, loops, scope, folds)
         self.sizes, self.axis = saved
-        for k, name in folds.items():
-            self._close(roots[k], name, scope)
+        for k in which:
+            if roots[k].role == "row":
+                self._close(roots[k], folds[beside.get(k, k)], scope, "sum" if k in beside else "deviations")
+
+    def beside(self, group: list[Segment], folds: list[int]) -> dict[int, int]:
+        """Sums of what squared deviations are gathered of, and these, which know them."""
+        roots = self.sweep.roots
+        known = {tuple(s.values[k] for s in group): k for k in folds if gathers(roots[k])}
+        sums = [k for k in folds if self.fold_of(roots[k]) == "sum"]
+        return {k: known[values] for k in sums if (values := tuple(s.values[k] for s in group)) in known}
 
     def _open(self, root: Root, name: str) -> None:
         assert root.owner is not None
@@ -131,11 +158,15 @@ class RowText(ValueText):
                 width = "L" if self.vector and not self.inner else "1"
                 self.out(f"running_{i.fn}<{i.ctype}, {width}> {name};")
 
-    def _close(self, root: Root, name: str, scope: Scope) -> None:
-        """The row's result from its accumulator."""
+    def _close(self, root: Root, name: str, scope: Scope, part: str) -> None:
+        """The row's result from its accumulator; `part` of it where that gathers squared deviations."""
         assert root.owner is not None
         result = self.fresh("v")
-        self.out(f"const auto {result} = {self.all_lanes(root.owner.fn, name) if self.inner else name};")
+        if part == "sum" or gathers(root):
+            text = f"{name}.{part}()"
+        else:
+            text = self.all_lanes(root.owner.fn, name) if self.inner else name
+        self.out(f"const auto {result} = {text};")
         if (inst := self.folds.get(id(root.owner))) is not None:
             scope[inst.id] = result
         buffer = self.former.kept.get(id(root.owner), "")
@@ -295,6 +326,9 @@ class RowText(ValueText):
             text, wide = "", True
         if accumulator is not None:
             text = self.spread(text, wide, value.ctype)
+            if gathers(root):
+                self.out(f"{accumulator}.step({text}{', m' if self.inner else ''});")
+                return
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
             if (factors := self._factors(root, value, scope)) is not None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
+from torch_autokernel.propose.choices import SHORTEST
 from torch_autokernel.propose.index import (
     ZERO,
     Affine,
@@ -31,6 +33,7 @@ from torch_autokernel.propose.pull import Inst, Puller, Table, kept_index
 
 MAX_REWORK = 64
 SHORT = 16
+LONG = 32768  # bytes of a row, from which on it is better read once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +96,7 @@ class Sweep:
     segments: list[list[Segment]] = field(default_factory=list)
     table: Table = field(default_factory=Table)
     hoisted: dict[tuple[Node, Index], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    across: str = ""  # the row axis that is the vector axis, for rows too short to be vectors
     fresh: int = 0
 
     def copy(self) -> Sweep:
@@ -112,6 +116,8 @@ class Sweep:
         self.sizes[a], self.sizes[b] = outer, inner
         del self.sizes[axis]
         by = Affine.of({a: inner, b: 1})
+        if axis == self.across:
+            self.across = b
         for names in (self.order, self.rows, self.content):
             if axis in names:
                 at = names.index(axis)
@@ -151,8 +157,9 @@ class Former:
     """Places all roots of a region into sweeps."""
 
     def __init__(self, strides: Mapping[str, tuple[Dim, ...]], hints: Mapping[str, int], threads: int, lanes: int,
-                 columns: str = "auto") -> None:  # fmt: skip
+                 columns: str = "auto", moments: str = "twice", across: bool = False) -> None:  # fmt: skip
         self.strides, self.hints, self.threads, self.lanes, self.columns = dict(strides), dict(hints), threads, lanes, columns
+        self.moments, self.across = moments, across
         self.sweeps: list[Sweep] = []
         self.home: dict[int, tuple[int, Root]] = {}  # reduction or kept node -> sweep number, root
         self.kept: dict[int, str] = {}  # node id -> workspace tensor it is read from in later sweeps
@@ -200,7 +207,8 @@ class Former:
             if id(n) in seen:
                 continue
             seen.add(id(n))
-            n = self.staged.get(id(n), n)
+            while id(n) in self.staged:
+                n = self.staged[id(n)]
             if id(n) in self.home:
                 number, r = self.home[id(n)]
                 least = max(least, number + (0 if r.role == "row" or r.kind == "scan" else 1))
@@ -316,6 +324,8 @@ class Former:
             return
         gone = root.axes - root.kept
         content = frozenset(sweep.content)
+        if gathers(root) and (self.unit_axis(sweep) or "") not in gone:
+            raise Refused("deviations are gathered along the vector axis")
         if content and gone == content and root.axes >= frozenset(sweep.rows):
             role = "row"
         elif gone and not gone & content and (content <= root.axes or not content & root.axes):
@@ -323,7 +333,8 @@ class Former:
                 raise Refused("reduces other rows")
             if not content and root.kept and self.unit_axis(sweep) not in gone:
                 raise Refused("keeps the vector axis")
-            if content and (self.columns == "outer" or (self.unit_axis(sweep) or sweep.content[-1]) not in content):
+            alone = self.columns == "outer" or (self.unit_axis(sweep) or sweep.content[-1]) not in content
+            if content and (bool(content & root.axes) or sweep.across not in gone if sweep.across else alone):
                 raise Refused("columns are summed in a sweep of their own")
             sweep.reduced_rows, role = gone, "late"
         else:
@@ -421,24 +432,47 @@ class Former:
             self.strides[name] = contiguous(node.shape)
         return puller.load(name, ir.STORED_AS[node.ctype], self.strides[name], index, node)
 
+    def steps(self, node: Node) -> list[Node]:
+        """The reductions that stand for this one, in order."""
+        if node.fn != "squares" or self._at_once(node):
+            return self.in_two_steps(node)
+        self.staged[id(node)] = ir.after_mean(node)
+        return self.in_two_steps(self.staged[id(node)])
+
+    def _at_once(self, node: Node) -> bool:
+        """Whether squared deviations are gathered with the mean: along the vector axis, over what does not stay in the first
+        cache."""
+        if self.moments == "twice":
+            return False
+        sweep = self._tried(node)
+        gone = sweep.roots[0].axes - sweep.roots[0].kept
+        along = self.unit_axis(sweep) in gone and (sweep.roots[0].role == "row" or not sweep.content)
+        read = sum(DTYPE_BYTES[i.dtype] * self.extent(sweep, i.axes & gone) for i in self.loads(sweep))
+        return along and (self.moments == "once" or read > LONG)
+
+    def _tried(self, node: Node) -> Sweep:
+        """The sweep that the reduction alone would have."""
+        squares = node.fn == "squares"
+        columns = self.columns if squares else "late"
+        trial = Former(self.strides, self.hints, self.threads, self.lanes, columns, across=self.across and squares)
+        trial.home, trial.kept, trial.buffers, trial.staged = dict(self.home), dict(self.kept), dict(self.buffers), self.staged
+        trial.sweeps = list(self.sweeps)
+        trial._create(Root("fold", node.args[0], peel(node.args[0]), owner=node))
+        return trial.sweeps[-1]
+
     def in_two_steps(self, node: Node) -> list[Node]:
         """The reduction, or two in its place where the contiguous axis is too short to be a vector but its neighbour in
         memory is kept: first over the other axes, in vectors along both, then over the short one."""
         operand = node.args[0]
-        base = peel(operand)
         short = [d for d in node.dims if isinstance(operand.shape[d], int) and 1 < operand.shape[d] < SHORT]  # type: ignore[operator]
-        if len(short) != 1 or len(node.dims) < 2:
+        if len(short) != 1 or len(node.dims) < 2 or node.fn == "squares":
             return [node]
-        trial = Former(self.strides, self.hints, self.threads, self.lanes, "late")
-        trial.home, trial.kept, trial.buffers, trial.staged = dict(self.home), dict(self.kept), dict(self.buffers), self.staged
-        trial.sweeps = list(self.sweeps)
-        trial._create(Root("fold", operand, base, owner=node))
-        sweep = trial.sweeps[-1]
-        v = trial.unit_axis(replace(sweep, reduced_rows=None))
+        sweep = self._tried(node)
+        v = self.unit_axis(replace(sweep, reduced_rows=None))
         root = sweep.roots[0]
         if v is None or v not in root.axes - root.kept or sweep.sizes[v] != operand.shape[short[0]]:
             return [node]
-        if not any(trial.stride_of(sweep, a) == sweep.sizes[v] for a in root.kept):
+        if not any(self.stride_of(sweep, a) == sweep.sizes[v] for a in root.kept):
             return [node]
         rest = tuple(d for d in node.dims if d not in short)
         first = ir.reduce(node.fn, operand, rest, True, node.dtype)
@@ -463,6 +497,8 @@ class Former:
     def unit_axis(self, sweep: Sweep) -> str | None:
         """The axis along which most of the traffic is contiguous; ties go to the innermost. Where rows are reduced
         late, the rows that are kept are no choice."""
+        if sweep.across:
+            return sweep.across
         among = [a for a in sweep.order if sweep.reduced_rows is None or a in sweep.content or a in sweep.reduced_rows]
         full = self.extent(sweep, sweep.order)
         votes: dict[str, float] = {}
@@ -490,6 +526,8 @@ class Former:
         rows, many = self.extent(sweep, kept), self.extent(sweep, over)
         if rows * 2 <= self.threads and many > 65536 and v in gone:
             role, sweep.rows, sweep.content = "late", list(sweep.order), []
+        elif across := self._across(sweep, kept, over):
+            role, sweep.rows, sweep.content, sweep.across = "row", kept, over, across
         elif v is None or v in gone:
             role, sweep.rows, sweep.content = "row", kept, over
         elif self._outer_vector(rows, many):
@@ -504,6 +542,18 @@ class Former:
         sweep.reduced_rows = gone if role == "late" else None
         sweep.roots[0] = replace(root, role=role)
         self.analyse(sweep)
+
+    def _across(self, sweep: Sweep, kept: list[str], over: list[str]) -> str:
+        """The row axis along which the vectors run where the content is one short axis, contiguous, and rows lie one behind the
+        other; where nothing is read along the content, results will be so."""
+        if not self.across or len(over) != 1 or self.hint(sweep.sizes[over[0]]) > SHORTEST:
+            return ""
+        (c,) = over
+        read = [i.at for i in self.loads(sweep) if c in i.axes and len(i.axes) > 1]
+        good = [a for a in kept if all(at.coefficient(c) == 1 and at.coefficient(a) == sweep.sizes[c] for at in read)]
+        if not read:
+            good = kept[-1:] if c == sweep.order[-1] else []
+        return next((a for a in good if self.hint(sweep.sizes[a]) >= 2 * self.lanes), "")
 
     def _outer_vector(self, rows: int, many: int) -> bool:
         """Whether a reduction over outer axes keeps one accumulator per column and finishes it in one go."""
@@ -530,6 +580,11 @@ def contiguous(shape: ir.Shape) -> tuple[Dim, ...]:
         out.append(0 if size == 1 else step)
         step = mul(step, size)  # type: ignore[assignment]
     return tuple(reversed(out))
+
+
+def gathers(root: Root) -> bool:
+    """Whether the root is a reduction to squared deviations."""
+    return root.kind == "fold" and root.owner is not None and root.owner.fn == "squares"
 
 
 def peel(node: Node) -> Node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.choices import Schedule
@@ -18,6 +19,7 @@ COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="
 Scope = dict[int, str]  # value id -> C++ name
 MOST_PIECES = 4
 LEAST = 4  # steps along the neighbour of an axis of pieces
+WIDEST = 32  # columns of short rows that are turned
 BITS = "half_bits"  # the type of bf16 and fp16 that are only moved
 
 
@@ -50,6 +52,7 @@ class ValueText:
         self.folds = {i.value: i for i in reach(self.tops) if i.kind == "fold"}
         self.parked: dict[int, Parked] = {}  # by value
         self.states: dict[int, str] = {}  # scan -> the name of its state in the pass at hand
+        self.blocks: dict[tuple[str, Affine], str] = {}  # short rows that are turned: tensor and offset of the first column
         self.stage = 0
         self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
         if self.vector:
@@ -126,6 +129,37 @@ class ValueText:
     def loop(self, axis: str, r: Range) -> str:
         v = self.axis[axis]
         return f"for (int64_t {v} = {size_text(r.low)}; {v} < {size_text(r.high)}; ++{v})"
+
+    # ---- short rows ----
+    def turned(self, at: Affine) -> bool:
+        """Whether the offset walks rows that lie one behind the other, while the vector runs across them."""
+        if not self.sweep.across or len(self.content) != 1 or any(a[0] == "@" for a in at.axes):
+            return False
+        width = self.sweep.sizes[self.content[0]]
+        return at.coefficient(self.content[0]) == 1 and at.coefficient(self.vector) == width
+
+    def _block(self, tensor: str, at: Affine) -> str:
+        return self.blocks.get((tensor, self._first_column(at)), "") if self.blocks else ""
+
+    def _first_column(self, at: Affine) -> Affine:
+        return at.substitute(self.content[0], ZERO)
+
+    def open_block(self, tensor: str, dtype: str, at: Affine, result: bool) -> None:
+        """What stands for a step's rows of a tensor that is read, or of a result."""
+        if (key := (tensor, self._first_column(at))) in self.blocks:
+            return
+        width, name = self.sweep.sizes[self.content[0]], self.fresh("rows")
+        self.blocks[key] = name
+        known = dims.evaluate(width, self.former.hints) if self.schedule.fixed or isinstance(width, int) else 0
+        if not isinstance(width, int) and known:
+            count = f"(fixed ? {known if known <= WIDEST else 0} : 0)"
+        else:
+            count = str(known if known <= WIDEST else 0)
+        where = f"{tensor} + {affine_text(key[1], self.axis)}, {size_text(width)}"
+        if result:
+            self.out(f"short_results<{ir.C_MEMORY[dtype]}, L, {count}> {name}({where});")
+        else:
+            self.out(f"const short_rows<ak::{ir.ELEMENT[dtype]}, L, {count}> {name}({where}, m);")
 
     # ---- expressions ----
     def fresh(self, letter: str) -> str:
@@ -211,6 +245,8 @@ class ValueText:
         step = at.coefficient(self.vector) if self.vector else 0
         if step == 0:
             return f"get<{element}>({where})"
+        if (block := self._block(tensor, at)) and element != f"ak::{BITS}":
+            return f"{block}.at({self.axis[self.content[0]]}, m)"
         return f"get<{element}>({where}, m)" if step == 1 else f"get_strided<{element}>({where}, {size_text(step)}, m)"
 
     def _index(self, inst: Inst, scope: Scope) -> str:
@@ -250,6 +286,8 @@ class ValueText:
             element += "_held"
         if step == 0:
             self.out(f"put<{element}>({pointer}, {text});")
+        elif block := self._block(tensor, at):
+            self.out(f"{block}.template put<{element}>({self.axis[self.content[0]]}, {self.spread(text, wide, ctype)}, m);")
         elif step == 1:
             put = "put_stream" if self.schedule.stream and last and tensor.startswith("y") else "put"
             self.out(f"{put}<{element}>({pointer}, {self.spread(text, wide, ctype)}, m);")
@@ -261,6 +299,9 @@ class ValueText:
         return root.owner.fn
 
     def accumulator(self, name: str, fold: str, ctype: str, vector: bool) -> None:
+        if fold == "squares":
+            self.out(f"squares{'' if self.vector in self.gone or self.inner else '_each'}<{ctype}, L> {name};")
+            return
         self.out(f"{self.type(ctype) if vector else ctype} {name}({neutral(fold, ctype)});")
 
     def combine(self, fold: str, a: str, b: str) -> str:

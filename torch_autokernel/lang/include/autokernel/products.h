@@ -2,6 +2,7 @@
 // use fused multiply-add where the machine has it, as BLAS does; everything element by element does not.
 #pragma once
 #include <autokernel/math.h>
+#include <autokernel/turn.h>
 
 namespace ak {
 
@@ -37,31 +38,6 @@ template <int R, int C, int N> AK_INLINE void panel_sums(const float* q, int64_t
     for (int c = 0; c < C; ++c) store(s + r * lds + c * N, load(s + r * lds + c * N, all<N>{}) + load(part + (r * C + c) * N, all<N>{}), all<N>{});
   }
 }
-
-// Of vectors a and b: blocks of Step lanes by turns, the even ones of both or the odd ones.
-template <int Step, int Odd, class T, int N, int... I> AK_INLINE vec<T, N> crossed(const vec<T, N>& a, const vec<T, N>& b, std::integer_sequence<int, I...>) {
-#if defined(AK_SHUFFLES)
-  return vec<T, N>(__builtin_shufflevector(a.r, b.r, ((I & Step) ? N + I - (Odd ? 0 : Step) : I + (Odd ? Step : 0))...));
-#else
-  return vec<T, N>(raw<T, N>{((I & Step) ? b.r[I - (Odd ? 0 : Step)] : a.r[(I + (Odd ? Step : 0)) % N])...});
-#endif
-}
-
-// N vectors of N lanes, rows for columns.
-template <int Step, int N> AK_INLINE void exchange(vec<float, N>* v) {
-  if constexpr (Step < N) {
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) {
-      if ((i & Step) == 0) {
-        const vec<float, N> a = v[i], b = v[i + Step];
-        v[i] = crossed<Step, 0>(a, b, std::make_integer_sequence<int, N>{});
-        v[i + Step] = crossed<Step, 1>(a, b, std::make_integer_sequence<int, N>{});
-      }
-    }
-    exchange<2 * Step, N>(v);
-  }
-}
-template <int N> AK_INLINE void turn(vec<float, N> (&v)[N]) { exchange<1, N>(v); }
 
 // A matrix that is read along its columns, turned: to[i * step + c] for i below `depth` and c below `width`, from at(c, i, m), which
 // gives a vector of column c from i on. Columns from n on are 0.
