@@ -39,6 +39,14 @@ def embedded(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
     return F.embedding(i, x) + 1
 
 
+def at_pairs(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+    return x[i, i].sin()
+
+
+def at_columns(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+    return x[:, i] * 2
+
+
 def shifted(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
     return x.gather(1, (i + 1)[:, None]) * 2
 
@@ -50,6 +58,8 @@ CASES: dict[str, tuple[Callable[..., Any], list[Any], list[Any], bool]] = {
     "loss": (loss, [[0, 5, 2, 4], [-100, 1, -100, 5]], [[0, 1, 2, 6], [-99, 0, 0, 0], [-101, 0, -100, 0]], True),
     "loss sparing": (loss_sparing, [[0, 3, 3, 5]], [[0, 1, 3, 6], [-100, 3, 3, 3]], True),
     "embedding": (embedded, [[0, 3, 1, 1], [[2, 3], [0, 1]]], [[0, 4, 1, 1], [[2, 3], [0, -1]]], True),
+    "pairs": (at_pairs, [[0, 3, -4, 2], [-1, -1, -1, -1]], [[0, 4, 1, 1], [0, -5, 0, 0]], False),
+    "columns": (at_columns, [[0, 5, -6, 2], [[2, 3], [0, 1]]], [[0, 6, 1, 1], [[0, -7], [0, 0]]], False),
     "computed": (shifted, [[-1, 4, 0, 0]], [[5, 0, 0, 0], [-2, 0, 0, 0]], False),
 }
 

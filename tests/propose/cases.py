@@ -41,6 +41,16 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     return x * cos + turned * sin
 
 
+def indexed(t: torch.Tensor, x: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> Any:
+    """t: [7, 5, 6]; x: [R, 7, 5]; i, j: [R]. Rows, columns, pairs, outer pairs, an index computed here, from the end too."""
+    inner = torch.clamp(i * 2 - 5, max=4)
+    return t[i - 7] * 2, x[..., j] + 1, x[:, i, j].exp(), x[:, i[:, None], j] - 1, torch.relu(x[:, :, inner]), t[i, j].sum(-1)
+
+
+def bag(table: torch.Tensor, i: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return (table[i] * w[..., None]).sum(1)
+
+
 def stacked(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of neighbours."""
     pairs = x.unflatten(-1, (-1, 2))
@@ -145,6 +155,9 @@ CASES: dict[str, Case] = {
                              ((3, 6, 5, 7), (2, 64, 9, 9))),
     "rope": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((3, 5, 2, 8), (2, 7, 4, 8)), (8,)),
     "rope_wide": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((2, 5, 3, 64),), (64,)),
+    "indexed": Case(indexed, lambda r: [randn(7, 5, 6), randn(r, 7, 5), torch.randint(7, (r,)), torch.randint(-5, 5, (r,))],
+                    ((9,), (1,), (33,)), (7, 5, 6)),
+    "bag": Case(bag, lambda n, d, b, k: [randn(n, d), torch.randint(-n, n, (b, k)), torch.rand(b, k)], ((40, 24, 6, 5), (7, 64, 3, 9))),
     "stacked": Case(stacked, lambda b, t, h, d: [randn(b, h, t, 2 * d, grad=True), randn(t, d), randn(t, d)],
                     ((2, 5, 3, 16), (1, 7, 2, 16), (3, 4, 1, 16)), (16, 32)),
     "stacked_bf16": Case(stacked, lambda b, t, h, d: [randn(b, h, t, 2 * d, dtype=torch.bfloat16), randn(t, d, dtype=torch.bfloat16),

@@ -33,15 +33,16 @@ Check = Callable[[Sequence[torch.Tensor]], bool]  # whether all indices are in r
 
 @dataclass(frozen=True)
 class Gather:
-    """Indices (the value's number) and what they stay below."""
+    """Indices (the value's number) and what they stay below. Where it `wraps`, negative ones count from the end."""
 
     indices: int
     limit: Dim
+    wraps: bool = False
 
 
 def guarded(signature: Signature, call: Call) -> Call:
     """The call, with the indices of the signature's gathers checked first; the call itself where there is none."""
-    checks = [_quick(signature, g) or _computed(signature, g) for g in dict.fromkeys(_gathers(signature))]
+    checks = [_check(signature, g) for g in dict.fromkeys(_gathers(signature))]
     if not checks:
         return call
 
@@ -55,14 +56,27 @@ def guarded(signature: Signature, call: Call) -> Call:
 
 
 def _gathers(signature: Signature) -> list[Gather]:
-    count, out = len(signature.inputs), []
+    """All but those of `_unsafe_index`, which eager does not check either."""
+    shapes = [*(spec.shape for spec in signature.inputs), *(op.shape for op in signature.ops)]
+    out = []
     for op in signature.ops:
         if op.target in _INDEXED:
             source, indices = (op.args[k].index for k in _INDEXED[op.target])
-            shape = signature.inputs[source].shape if source < count else signature.ops[source - count].shape
+            shape = shapes[source]
             axis = op.args[1] % max(1, len(shape)) if op.target == "aten.gather.default" else 0
             out.append(Gather(indices, shape[axis] if shape else 1))
+        elif op.target == "aten.index.Tensor":
+            shape = shapes[op.args[0].index]
+            out += [Gather(i.index, shape[d], wraps=True) for d, i in enumerate(op.args[1]) if i is not None]
     return out
+
+
+def _check(signature: Signature, gather: Gather) -> Check:
+    quick = _quick(signature, gather)
+    if quick is not None and not gather.wraps:
+        return quick
+    slow = _computed(signature, gather)
+    return slow if quick is None else lambda tensors: quick(tensors) or slow(tensors)
 
 
 def _quick(signature: Signature, gather: Gather) -> Check | None:
@@ -114,7 +128,8 @@ def _computed(signature: Signature, gather: Gather) -> Check:
             if not index.numel():
                 return True
             low, high = torch.aminmax(index)
-            return bool(low >= 0) and int(high) < dims.evaluate(gather.limit, values)
+            limit = dims.evaluate(gather.limit, values)
+            return int(low) >= (-limit if gather.wraps else 0) and int(high) < limit
 
     return check
 
