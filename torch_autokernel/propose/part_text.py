@@ -39,6 +39,7 @@ class PartText(ValueText):
     def __init__(self, parts: Loops, out: Writer) -> None:  # a part has no sweep, so nothing of one is set up
         self.sweep = Sweep(0, parts.outer | parts.sizes, [], [], [], table=parts.table)
         self.out, self.counter, self.stage, self.parked, self.schedule = out, [0], 0, {}, Schedule()
+        self.blocks, self.pieces = {}, ""
         self.vector = ""
         self.axis = {a: a for a in (*parts.outer, *parts.sizes)}
 
