@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import traces_here
+from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
+from torch_autokernel.capture.inner import goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, UsageError
@@ -43,9 +46,14 @@ class Accelerated:
         self.failed: set[Any] = set()
         self.patience = 0
         self.reason = ""
+        self.cuts = goes_over_time(function, module)  # a graph around it
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_dynamo_compiling():
+            if self.cuts and may_be_cut():
+                return outside(self, args, kwargs)
+            return self.original(*args, **kwargs) if self.module is None else self.original(self.module, *args, **kwargs)
         if self.patience and not self.plans and not self.trainer.loops:
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._otherwise(*args, **kwargs)
@@ -92,6 +100,9 @@ class Accelerated:
         plan = None if resolved.disable else direct.make_plan(
             self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
         )
+        if isinstance(plan, str) and self.cuts:
+            found = plan_around(self.original, args, self.module, resolved)
+            plan = found if isinstance(found, direct.Plan) else f"{plan}; {found}"
         if isinstance(plan, (direct.Plan, direct.Plain)):
             self.plans[key] = plan
             return plan
