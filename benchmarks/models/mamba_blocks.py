@@ -55,7 +55,7 @@ class Model(nn.Module):
         self.norm = RMSNorm(d)
 
     def forward(self, x):  # [B, T, D]
-        for norm, mixer in zip(self.norms, self.mixers):
+        for norm, mixer in zip(self.norms, self.mixers, strict=True):
             x = x + mixer(norm(x))
         return self.norm(x)
 

@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounter
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture.inner import goes_over_time
+from torch_autokernel.capture.staged import concerns
 
 Tensor = torch.Tensor
 LENGTH = 40
@@ -173,3 +174,81 @@ def test_loops_over_layers_are_not_over_time() -> None:
     assert not goes_over_time(gated.original)
     assert goes_over_time(scan) and goes_over_time(Scan.forward, Scan())
     assert goes_over_time(Steps.forward, Steps()) and not goes_over_time(Steps.forward)
+
+
+def test_a_scan_of_the_user_s_own_is_none_of_torch_s() -> None:
+    assert not concerns(scan, None) and not concerns(Scan.forward, Scan()) and not concerns(Outer.forward, Outer(Scan()))
+
+
+class Mixed(nn.Module):
+    """A loop between products, of whose input each step reads what a generator made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 18), nn.Linear(6, 6)
+        self.mix = nn.Parameter(torch.rand(2, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, d, skip = self.a(x).chunk(3, -1)
+        before = F.pad(x, (0, 0, 1, -1))
+        left, right = (x + before * m for m in self.mix)
+        h = x.new_zeros(x.shape[0], x.shape[2])
+        out = []
+        for t in range(x.shape[1]):
+            h = torch.sigmoid(d[:, t]) * h + u[:, t]
+            out.append(h * right[:, t])
+        return self.b(torch.stack(out, 1) + left * skip)
+
+
+class Tower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Mixed() for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = x + layer(norm(x))
+        return x
+
+
+def test_a_loop_between_products_is_a_kernel_in_inference(engine: ReferenceEngine) -> None:
+    torch.manual_seed(0)
+    model, x = Mixed(), torch.randn(2, LENGTH, 6)
+    fast = ak.autokernel(copy.deepcopy(model), strict=True)
+    with torch.no_grad():
+        for length in (LENGTH, LENGTH, LENGTH + 5):
+            x = torch.randn(2, length, 6)
+            torch.testing.assert_close(fast(x), model(x))
+    assert len(fast.forward.plans) == 2 and fast.forward._compiled is None, fast.forward.reason
+    assert len(set(engine.calls)) == 1, "one kernel serves all lengths"
+
+
+def test_the_looping_parts_of_a_decorated_model_are_kernels(engine: ReferenceEngine) -> None:
+    torch.manual_seed(0)
+    model = Tower()
+    fast = ak.autokernel(copy.deepcopy(model), strict=True)
+    x = torch.randn(2, LENGTH, 6)
+    for _ in range(3):
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x))
+        for got, want in zip(gradients(fast, fast, x), gradients(model, model, x), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    parts = [layer.forward for layer in fast.layers]
+    assert all(len(p.plans) == 1 and len(p.trainer.plans) == 1 and p._compiled is None for p in parts)
+    again = copy.deepcopy(fast)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), model(x))
+    assert again.layers[0].forward.module is again.layers[0]
+    ak.restore(fast)
+    assert not any("forward" in m.__dict__ for m in fast.modules())
+
+
+def test_parts_without_a_kernel_stay_as_they_are(engine: ReferenceEngine) -> None:
+    engine.wanted = lambda region: False
+    model, x = Tower(), torch.randn(2, LENGTH, 6)
+    fast = ak.autokernel(copy.deepcopy(model), rest="eager")
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(fast(x), model(x))
+    assert not any("forward" in m.__dict__ for m in fast.layers) and not engine.calls

@@ -47,9 +47,9 @@ def plan_around(
     if longest(args) < LEAST:
         return "a loop of a few steps"
     watched = purity.watch(function, module)
-    return watched.reason or or_reason(
-        lambda: _planned(function, args, module, config, watched), config, "a loop cannot be a kernel alone"
-    )
+    if watched.reason is not None:
+        return watched.reason
+    return or_reason(lambda: _planned(function, args, module, config, watched), config, "a loop cannot be a kernel alone")
 
 
 def _planned(
@@ -83,12 +83,13 @@ def _planned(
 def _faster(plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None) -> bool:
     """By the medians of runs in turns."""
     original = function if module is None else functools.partial(function, module)
-    took: tuple[list[int], list[int]] = ([], [])
+    runs: dict[str, Callable[[], Any]] = {"original": lambda: original(*args), "planned": lambda: plan(args)}
+    took: dict[str, list[int]] = {name: [] for name in runs}
     with plain_forward(module, function):
         for _ in range(_ROUNDS):
-            for run, times in zip((original, lambda *given: plan(given)), took, strict=True):
+            for name, run in runs.items():
                 begin = time.perf_counter_ns()
-                run(*args)
-                times.append(time.perf_counter_ns() - begin)
-    log.debug("the original and the plan: %s", took)
-    return statistics.median(took[1]) <= statistics.median(took[0])
+                run()
+                took[name].append(time.perf_counter_ns() - begin)
+    log.debug("inference: %s", took)
+    return statistics.median(took["planned"]) <= statistics.median(took["original"])

@@ -22,7 +22,7 @@ from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
-from torch_autokernel.capture.inner import goes_over_time, may_be_cut, outside
+from torch_autokernel.capture.inner import Parts, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, UsageError
@@ -47,6 +47,8 @@ class Accelerated:
         self.patience = 0
         self.reason = ""
         self.cuts = goes_over_time(function, module)  # a graph around it
+        self.part = False  # of a decorated module, decorated with it
+        self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +78,22 @@ class Accelerated:
 
     @functools.cached_property
     def trainer(self) -> Trainer:
-        return Trainer(self.original, self.module, self.options)
+        made = Trainer(self.original, self.module, self.options)
+        made.loops = made.loops and len(self.parts.found) < 2
+        return made
+
+    @functools.cached_property
+    def parts(self) -> Parts:
+        def decorate(part: torch.nn.Module) -> Accelerated:
+            made = Accelerated(type(part).forward, part, self.options)
+            made.part = made.tries = True
+            return made
+
+        return Parts(self.module, decorate)
+
+    @property
+    def has_kernels(self) -> bool:
+        return bool(self.plans or self.trainer.plans)
 
     def _records(self, args: tuple[Any, ...]) -> bool:
         """Whether autograd records what is done to the arguments or to the module's parameters."""
@@ -95,6 +112,10 @@ class Accelerated:
             self.patience = _PATIENCE
             return None
         if ident is None or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
+            return None
+        if len(self.parts.found) > 1:
+            self.failed.add(ident)
+            self.reason = "several parts loop over time, and each is taken alone"
             return None
         resolved = config.resolve(self.options)
         plan = None if resolved.disable else direct.make_plan(
@@ -124,6 +145,12 @@ class Accelerated:
 
     def _otherwise(self, *args: Any, **kwargs: Any) -> Any:
         """The call where no kernel takes it. What the compiler behind us cannot do, the plain function can."""
+        if self.tries:
+            return self._plain(*args, **kwargs)
+        if self.parts.found and direct.plain_world() and not config.resolve(self.options).disable:
+            kind = self._records(args), *(a.shape for a in args if isinstance(a, torch.Tensor))
+            if self.parts.unsettled(kind):
+                return self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
         try:
             return self.compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:
@@ -205,5 +232,7 @@ def restore(target: Any) -> Any:
     if isinstance(target, type) and isinstance(vars(target).get("forward"), Accelerated):
         target.forward = vars(target)["forward"].original  # type: ignore[attr-defined]
     elif isinstance(target, torch.nn.Module):
-        target.__dict__.pop("forward", None)
+        for module in target.modules():
+            if module is target or getattr(module.__dict__.get("forward"), "part", False):
+                module.__dict__.pop("forward", None)
     return target

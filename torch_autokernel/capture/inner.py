@@ -1,11 +1,13 @@
-"""A decorated loop within a larger graph: dynamo would unroll it, so the graph is cut around it.
+"""A loop within something larger: dynamo would unroll it, so the graph is cut around it.
 
-What loops over time runs between two graphs, as it would outside any; every other decorated function is just its text there.
+What is decorated and loops over time runs between two graphs, as it would outside any; every other decorated function is just
+its text there. Of a decorated model those parts are decorated too that loop, where they have kernels.
 """
 
 from __future__ import annotations
 
 import dis
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +17,7 @@ from torch._C._dynamo import eval_frame
 
 from torch_autokernel.capture.purity import codes
 
+_MOST_KINDS = 8  # of calls in which parts look for kernels: each is a call as it is
 _SKIP = eval_frame._FrameAction.SKIP
 
 
@@ -27,15 +30,46 @@ def goes_over_time(function: Callable[..., Any], module: torch.nn.Module | None 
     while todo:
         f = todo.pop()
         f = getattr(f, "__func__", f)
-        if f in seen or not isinstance(f, types.FunctionType) or f.__module__.split(".")[0] == "torch":
+        if not isinstance(f, types.FunctionType) or f in seen or (f.__module__ or "").split(".")[0] == "torch":
             continue
         seen.add(f)
         if _over_locals(f.__code__):
             return True
         for name in (n for code in codes(f.__code__) for n in code.co_names):
-            todo += [f.__globals__.get(name), getattr(own, name, None) if module is not None else None]
+            todo += [f.__globals__.get(name), inspect.getattr_static(own, name, None) if module is not None else None]
         todo += [cell.cell_contents for cell in f.__closure__ or () if cell != types.CellType()]
     return False
+
+
+class Parts:
+    """The submodules of a decorated module that loop over time. `decorate(part)` gives what stands in place of a forward."""
+
+    def __init__(self, module: torch.nn.Module | None, decorate: Callable[[torch.nn.Module], Any]) -> None:
+        inner = [] if module is None else [m for m in module.modules() if m is not module]
+        own = (m for m in inner if type(m).__module__.split(".")[0] != "torch" and "forward" not in m.__dict__)
+        self.found = [m for m in own if goes_over_time(type(m).forward, m)]
+        self.decorate = decorate
+        self.settled: set[Any] = set()  # kinds of calls for which it is known which parts have kernels
+
+    def unsettled(self, kind: Any) -> bool:
+        """Whether calls of a new kind may find a kernel for a part that has none."""
+        if kind in self.settled or len(self.settled) >= _MOST_KINDS:
+            return False
+        return any("forward" not in m.__dict__ for m in self.found)
+
+    def settling(self, kind: Any, call: Callable[[], Any]) -> Any:
+        """The result of a call as it is, in which each part looks for its kernel. Those that have one stay decorated."""
+        self.settled.add(kind)
+        tried = [(m, self.decorate(m)) for m in self.found if "forward" not in m.__dict__]
+        try:
+            for m, accelerated in tried:
+                m.__dict__["forward"] = accelerated
+            return call()
+        finally:
+            for m, accelerated in tried:
+                accelerated.tries = False
+                if not accelerated.has_kernels and m.__dict__.get("forward") is accelerated:
+                    del m.__dict__["forward"]
 
 
 def _over_locals(code: types.CodeType) -> bool:
