@@ -252,3 +252,35 @@ def test_parts_without_a_kernel_stay_as_they_are(engine: ReferenceEngine) -> Non
         for _ in range(2):
             torch.testing.assert_close(fast(x), model(x))
     assert not any("forward" in m.__dict__ for m in fast.layers) and not engine.calls
+
+
+class Normed(Tower):
+    """Random numbers, buffers, and, where wanted, an argument that is changed."""
+
+    def __init__(self, changes: bool = False) -> None:
+        super().__init__()
+        self.batch, self.changes = nn.BatchNorm1d(6), changes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.changes:
+            x = x.add_(1)
+        return self.batch(super().forward(x).transpose(1, 2)) + torch.rand(x.shape[1])
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_the_call_in_which_parts_look_for_kernels_happens_once(engine: ReferenceEngine, changes: bool) -> None:
+    torch.manual_seed(0)
+    model = Normed(changes)
+    fast = ak.autokernel(copy.deepcopy(model), rest="eager")
+    given = torch.randn(2, LENGTH, 6)
+    for k in range(3):
+        x, y = given.clone(), given.clone()
+        torch.manual_seed(k)
+        want = model(x)
+        torch.manual_seed(k)
+        got = fast(y)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        assert torch.equal(x, y)
+        for a, b in zip(fast.buffers(), model.buffers(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert fast.batch.num_batches_tracked == 3 and engine.calls

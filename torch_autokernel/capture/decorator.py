@@ -22,7 +22,7 @@ from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
-from torch_autokernel.capture.inner import Parts, goes_over_time, may_be_cut, outside
+from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, UsageError
@@ -149,8 +149,11 @@ class Accelerated:
             return self._plain(*args, **kwargs)
         if self.parts.found and direct.plain_world() and not config.resolve(self.options).disable:
             kind = self._records(args), *(a.shape for a in args if isinstance(a, torch.Tensor))
-            if self.parts.unsettled(kind):
-                return self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
+            if self.module is not None and self.parts.unsettled(kind):
+                undo = Undo(self.original, self.module, args)
+                result = self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
+                if kwargs or not undo():
+                    return result
         try:
             return self.compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:

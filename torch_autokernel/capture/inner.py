@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
-from torch_autokernel.capture.purity import codes
+from torch_autokernel.capture.purity import codes, watch
 
 _MOST_KINDS = 8  # of calls in which parts look for kernels: each is a call as it is
 _SKIP = eval_frame._FrameAction.SKIP
@@ -70,6 +70,34 @@ class Parts:
                 accelerated.tries = False
                 if not accelerated.has_kernels and m.__dict__.get("forward") is accelerated:
                     del m.__dict__["forward"]
+
+
+class Undo:
+    """What a call may change, so that it can be made again: random numbers and buffers. `function` is the module's forward."""
+
+    def __init__(self, function: Callable[..., Any], module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        given = [a for a in args if isinstance(a, torch.Tensor)]
+        tensors = [*given, *module.parameters(), *module.buffers()]
+        self.possible = not any(t.is_inference() for t in tensors) and watch(function, module).reason is None
+        if self.possible:
+            self.random = torch.get_rng_state()
+            # values, for batch norm changes its statistics without a word
+            self.buffers = [(b, b.detach().clone()) for b in module.buffers()]
+            self.given = [(t, t.detach().clone()) for t in given]
+            self.versions = [(t, t._version) for t in tensors[: len(tensors) - len(self.buffers)]]
+
+    def __call__(self) -> bool:
+        """Whether it is as if the call had not been."""
+        if not self.possible or any(t._version != version for t, version in self.versions):
+            return False
+        if not all(torch.equal(t, value) for t, value in self.given):
+            return False
+        torch.set_rng_state(self.random)
+        with torch.no_grad():
+            for buffer, value in self.buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+        return True
 
 
 def _over_locals(code: types.CodeType) -> bool:
