@@ -1,6 +1,6 @@
 """The suite against all baselines, one process a row, kept in benchmarks/results/<date>.json with a table and plots beside it.
 
-    python benchmarks/suite.py                                            # headline, table and robust, forward as listed
+    python benchmarks/suite.py                                            # headline, table, robust and models, passes as listed
     python benchmarks/suite.py --dtype fp32,bf16 --threads 1,2 --backward # all of the yardstick
     python benchmarks/suite.py --rows 8,9,'table/softmax*' --seconds 2    # some rows
     python benchmarks/suite.py --resume                                   # go on after an interruption
@@ -203,7 +203,7 @@ def parser() -> Parser:
                epilog="exit codes: 0 done, 1 an output was wrong or a row failed, 2 could not run, 130 interrupted",
                allow_abbrev=False)  # fmt: skip
     p.add_argument("--rows", default="", metavar="LIST", help="sets, rows, patterns, numbers of the headline (default: "
-                   "headline,table,robust)")  # fmt: skip
+                   "headline,table,robust,models)")  # fmt: skip
     p.add_argument("--list", action="store_true", help="show the rows and end")
     p.add_argument("--dtype", type=_list(DTYPES, "dtype"), default=["fp32"], metavar="LIST", help="fp32, bf16")
     p.add_argument("--threads", type=_threads, default=[1], metavar="LIST", help="of every contender (default: 1)")

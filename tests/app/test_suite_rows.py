@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cases
 from benchmarks.cases import Case, choose
@@ -141,3 +142,22 @@ def test_goals() -> None:
     assert cases.find("table/softmax_2048x4096").goal(True) == {"best": 1.4}
     assert cases.find("headline/08_rms_norm").goal(False) == {"best": 1.0}
     assert cases.find("table/bilinear_resize").goal(False) == {}
+    assert cases.find("models/mamba_blocks").goal(True) == {"best": 0.97}
+
+
+def test_whole_models_run_forward_and_backward() -> None:
+    rows = cases.cases("models")
+    assert len(rows) >= 6
+    for case in rows:
+        assert case.listed == ("forward", "backward"), case.name
+        _, *gradients = results(case.small().problem("fp32", True), True)
+        assert gradients and all(g is not None and bool(g.any()) for g in gradients), case.name
+
+
+def test_operations_of_whole_models_are_those_that_torch_counts() -> None:
+    """Products and convolutions alone; torch counts neither its recurrent layers nor attention on a CPU."""
+    for case in (c for c in cases.cases("models") if "lstm" not in c.name):
+        problem = case.problem("fp32", False)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            problem.call()
+        assert counter.get_total_flops() == pytest.approx(case.flop(False), rel=0.15), case.name

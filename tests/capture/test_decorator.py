@@ -292,3 +292,49 @@ def test_numbers_that_are_equal_and_not_the_same(engine: ReferenceEngine) -> Non
     for _ in range(3):
         assert function(x, float("nan")).isnan().all()
     assert len(function.plans) <= 8 and len(engine.regions) <= before + 1, "a NaN makes a plan at every call"
+
+
+COUNTS = [0]
+
+
+def counting() -> Any:
+    count = 0
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        COUNTS[0] = count
+        return x.exp() + 1
+
+    return counted
+
+
+def with_a_generator(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    shift = x.cos()
+    first, second = (shift * t + y for t in (x, y))
+    return first - second
+
+
+def gives_a_generator(x: torch.Tensor) -> Any:
+    return (t + 1 for t in (x, x))
+
+
+def test_values_that_an_inner_function_reads_are_local(engine: ReferenceEngine) -> None:
+    f, x, y = ak.autokernel(with_a_generator), torch.randn(4, 8), torch.randn(4, 8)
+    for _ in range(2):
+        torch.testing.assert_close(f(x, y), with_a_generator(x, y))
+    assert direct_plans(f) == 1
+
+
+def test_a_value_of_an_outer_function_that_is_written_is_no_local_one(engine: ReferenceEngine) -> None:
+    f, x = ak.autokernel(counting()), torch.randn(4, 8)
+    for _ in range(3):
+        torch.testing.assert_close(f(x), x.exp() + 1)
+    assert not direct_plans(f) and COUNTS[0] >= 3, f.reason
+
+
+def test_a_generator_is_no_result_of_a_kernel(engine: ReferenceEngine) -> None:
+    f, x = ak.autokernel(gives_a_generator), torch.randn(4, 8)
+    for _ in range(2):
+        assert [torch.equal(t, x + 1) for t in f(x)] == [True, True]
+    assert not direct_plans(f)

@@ -15,7 +15,7 @@ import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import trial
 from torch_autokernel.capture.decorator import Accelerated
-from torch_autokernel.capture.staged import capture_staged
+from torch_autokernel.capture.staged import capture_staged, concerns
 
 Tensor = torch.Tensor
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
@@ -318,3 +318,14 @@ def test_scans_that_are_refused(engine: ReferenceEngine) -> None:
     for function, reason in ((sorting, "sort"), (whole, "step by step and as a whole")):
         f = Accelerated(function, None, {})
         assert f._plan(None, (x, h)) is None and reason in f.reason, f.reason
+
+
+def test_only_a_scan_of_torch_makes_a_program() -> None:
+    def made(scan: Any) -> Any:
+        return lambda x: scan(lambda h, y: (h + y, h.clone()), x[0], x)
+
+    def by_its_place(x: Tensor) -> Any:
+        return torch._higher_order_ops.scan(lambda h, y: (h + y, h.clone()), x[0], x)
+
+    assert concerns(made(scan), None) and concerns(by_its_place, None)
+    assert not concerns(made(lambda f, h, x: x), None)

@@ -15,12 +15,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import traces_here
 from torch_autokernel.capture.arguments import identity, records, shapes
+from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
+from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.capture.trial import compiling_pays
 from torch_autokernel.core.config import check_keys, config
@@ -47,9 +50,16 @@ class Accelerated:
         self.failed: set[Any] = set()
         self.patience = 0
         self.reason = ""
+        self.cuts = goes_over_time(function, module)  # a graph around it
+        self.part = False  # of a decorated module, decorated with it
+        self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_dynamo_compiling():
+            if self.cuts and may_be_cut():
+                return outside(self, args, kwargs)
+            return self.original(*args, **kwargs) if self.module is None else self.original(self.module, *args, **kwargs)
         if self.patience and not self.plans and not self.trainer.loops:
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
@@ -72,6 +82,15 @@ class Accelerated:
 
     def _without_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call through torch.compile, or as it is where that was found to be faster for calls of this kind."""
+        if self.tries:
+            return self._plain(*args, **kwargs)
+        if self.parts.found and direct.plain_world() and not config.resolve(self.options).disable:
+            kind = self._records(args), *(a.shape for a in args if isinstance(a, torch.Tensor))
+            if self.module is not None and self.parts.unsettled(kind):
+                undo = Undo(self.original, self.module, args)
+                result = self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
+                if kwargs or not undo():
+                    return result
         if kwargs or (len(self.settled) == _MAX_TRIALS and not any(self.settled.values())):
             return self._otherwise(*args, **kwargs)
         kind = _kind(args)
@@ -92,7 +111,22 @@ class Accelerated:
 
     @functools.cached_property
     def trainer(self) -> Trainer:
-        return Trainer(self.original, self.module, self.options)
+        made = Trainer(self.original, self.module, self.options)
+        made.loops = made.loops and len(self.parts.found) < 2
+        return made
+
+    @functools.cached_property
+    def parts(self) -> Parts:
+        def decorate(part: torch.nn.Module) -> Accelerated:
+            made = Accelerated(type(part).forward, part, self.options)
+            made.part = made.tries = True
+            return made
+
+        return Parts(self.module, decorate)
+
+    @property
+    def has_kernels(self) -> bool:
+        return bool(self.plans or self.trainer.plans)
 
     def _records(self, args: tuple[Any, ...]) -> bool:
         """Whether autograd records what is done to the arguments or to the module's parameters."""
@@ -112,10 +146,17 @@ class Accelerated:
             return None
         if ident is None or (len(self.plans) >= _MAX_PLANS and key not in self.plans):
             return None
+        if len(self.parts.found) > 1:
+            self.failed.add(ident)
+            self.reason = "several parts loop over time, and each is taken alone"
+            return None
         resolved = config.resolve(self.options)
         plan = None if resolved.disable else direct.make_plan(
             self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
         )
+        if isinstance(plan, str) and plan != direct.SLOWER and self.cuts:
+            found = plan_around(self.original, args, self.module, resolved)
+            plan = found if isinstance(found, direct.Plan) else f"{plan}; {found}"
         if isinstance(plan, direct.Plan):
             self.plans[key] = plan
             return plan
@@ -224,5 +265,7 @@ def restore(target: Any) -> Any:
     if isinstance(target, type) and isinstance(vars(target).get("forward"), Accelerated):
         target.forward = vars(target)["forward"].original  # type: ignore[attr-defined]
     elif isinstance(target, torch.nn.Module):
-        target.__dict__.pop("forward", None)
+        for module in target.modules():
+            if module is target or getattr(module.__dict__.get("forward"), "part", False):
+                module.__dict__.pop("forward", None)
     return target

@@ -14,7 +14,7 @@ import torch
 
 from torch_autokernel.capture.loop_region import Loop, Training, dtype_of, loop_over, loop_region, stacked
 from torch_autokernel.capture.loop_reverse import Reverse
-from torch_autokernel.capture.loop_saving import choose, write
+from torch_autokernel.capture.loop_saving import Saved, choose, write
 from torch_autokernel.capture.loop_signature import input_spec
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.step_gradient import Body, Needs, Spec, edges, trace_step
@@ -27,6 +27,11 @@ Tensor = torch.Tensor
 def differentiate(loop: Loop, operands: Sequence[Tensor], wanted: Sequence[bool], length: int) -> Training:
     """The regions for a loop over these operands, some of which want gradients; raises CaptureError."""
     return _Writer(loop, operands, wanted, length).training()
+
+
+def alone(loop: Loop, operands: Sequence[Tensor], length: int) -> Region:
+    """The region of a loop over these operands, without anything for a gradient; raises CaptureError."""
+    return _Writer(loop, operands, [False] * len(operands), length).alone()
 
 
 class _Writer:
@@ -104,6 +109,11 @@ class _Writer:
         forward, results, saved = self._forward()
         backward, inputs, finish = Reverse(self, needs, saved).write()
         return Training(forward, backward, results, inputs, finish, self.loop.steps, self.reached, self._plainly())
+
+    def alone(self) -> Region:
+        self.joint = trace_step(self.body, self.needs())
+        self.saved = Saved(set())
+        return self._forward()[0]
 
     def _plainly(self) -> str:
         steps, _inits, _indexed, _outside, *rest = self.loop.op.args

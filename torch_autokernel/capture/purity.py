@@ -23,6 +23,9 @@ _FORBIDDEN = frozenset((
     "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE", "SETUP_WITH", "BEFORE_WITH", "SETUP_ASYNC_WITH", "BEFORE_ASYNC_WITH",
     "STORE_DEREF", "DELETE_DEREF",
 ))  # fmt: skip
+_OF_CELLS = ("STORE_DEREF", "DELETE_DEREF")
+# A generator that is not used up within the call is a result that no trace has.
+_WITHIN_GENERATORS = frozenset(("YIELD_VALUE", "RETURN_GENERATOR"))
 _SAFE_BUILTINS = frozenset((
     "abs", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "pow", "range",
     "reversed", "round", "slice", "sorted", "str", "sum", "tuple", "zip", "dict", "set", "any", "all", "super", "type",
@@ -139,8 +142,11 @@ class _Inspector:
 
     def code(self, code: types.CodeType, function: types.FunctionType) -> None:
         self.names.update(code.co_names)
+        within = _WITHIN_GENERATORS if code.co_name == "<genexpr>" else frozenset()
         for instruction in dis.get_instructions(code):
-            if instruction.opname in _FORBIDDEN:
+            if instruction.opname in _OF_CELLS and instruction.argval in code.co_cellvars:
+                continue  # a local value that a function within this one reads
+            if instruction.opname in _FORBIDDEN - within:
                 raise _Impure(f"{function.__qualname__} does {instruction.opname.lower()}")
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 self.load_global(str(instruction.argval), function)

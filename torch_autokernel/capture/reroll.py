@@ -150,7 +150,7 @@ def _before_all(every: list[fx.Node], length: int) -> set[fx.Node]:
     for n in every:
         name = ops.name_of(n.target)
         apart = name == "aten.unbind.int" and len(n.meta["val"]) == length
-        if not n.all_input_nodes or apart or n in timeless and name != ops.GETITEM and len(n.users) >= length - 1:
+        if not n.all_input_nodes or apart or n in timeless and len(n.users) >= length - 1:
             out.add(n)
     return out
 

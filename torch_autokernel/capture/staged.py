@@ -58,26 +58,32 @@ class Staged:
 
 
 def concerns(function: Callable[..., Any], module: torch.nn.Module | None) -> bool:
-    """Whether a forward holds a recurrent layer of torch's, or its text names one or a scan."""
+    """Whether a forward holds a recurrent layer of torch's, or its text names one or a scan of torch's."""
     if module is not None and any(isinstance(m, torch.nn.RNNBase) for m in module.modules()):
         return True
     todo: list[Any] = [function]
-    if module is not None:
-        own = (m for m in module.modules() if type(m).__module__.split(".")[0] != "torch")
-        todo += [f for m in own for f in vars(type(m)).values() if isinstance(f, types.FunctionType)]
+    own = [] if module is None else [m for m in module.modules() if not _torchs(type(m))]
+    todo += [f for m in own for f in vars(type(m)).values() if isinstance(f, types.FunctionType)]
+    attributes = {n for n in _NAMES if any(hasattr(m, n) for m in own)}
     seen: set[Any] = set()
     while todo:
         f = todo.pop()
         f = getattr(f, "__func__", f)
-        if f in seen or not isinstance(f, types.FunctionType) or f.__module__.split(".")[0] == "torch":
+        if f in seen or not isinstance(f, types.FunctionType) or _torchs(f):
             continue
         seen.add(f)
         names = [n for code in codes(f.__code__) for n in code.co_names + code.co_freevars]
-        if _NAMES & set(names):
+        closed = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
+        known = {**f.__globals__, **{n: cell.cell_contents for n, cell in closed if cell != types.CellType()}}
+        if any(_torchs(known[n]) if n in known else n not in attributes for n in _NAMES.intersection(names)):
             return True
         todo += [f.__globals__.get(n) for n in names]
         todo += [cell.cell_contents for cell in f.__closure__ or () if cell != types.CellType()]
     return False
+
+
+def _torchs(value: Any) -> bool:
+    return (getattr(value, "__module__", None) or type(value).__module__).split(".")[0] == "torch"
 
 
 # ---------------------------------------------------------------------- capture
