@@ -191,7 +191,11 @@ class Accelerated:
             return self._plain(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else _bound(self, instance)
+        if instance is None:
+            return self
+        if not self.cuts and is_dynamo_compiling():
+            return types.MethodType(self.original, instance)
+        return _bound(self, instance)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
         return Accelerated(self.original, copy.deepcopy(self.module, memo), self.options)
