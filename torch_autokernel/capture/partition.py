@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from torch_autokernel.capture import attention, ops, products
+from torch_autokernel.capture import attention, ops, products, windows
 from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
@@ -26,6 +26,7 @@ from torch_autokernel.core.errors import CaptureError
 
 MAX_NODES = 256
 MAX_TENSORS = 64
+_COMPUTES = ("pointwise", "reduction", "scan", "shaped", "pool", "convolution")
 SHARED_BYTES = 4096  # a tensor of this size that two groups read makes them one region
 
 
@@ -114,7 +115,7 @@ def _one(
     members: list[fx.Node], free: set[fx.Node], phase: str, banned: dict[fx.Node, str], left: list[Left]
 ) -> list[Captured] | None:
     """The region of a group, or none and why; None where a node had to be banned."""
-    if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "scan", "shaped") for n in members):
+    if not any(ops.kind(ops.name_of(n.target)) in _COMPUTES for n in members):
         return []
     names = tuple(n.name for n in members)
     if len(members) > MAX_NODES:
@@ -233,7 +234,7 @@ def _fusible(graph: fx.Graph, banned: dict[fx.Node, str]) -> set[fx.Node]:
         if name == ops.GETITEM:
             if node.args[0] in out:
                 out.add(node)
-        elif ops.kind(name) not in (None, "product") and _values_fit(node):
+        elif ops.kind(name) not in (None, "product") and _values_fit(node) and windows.fits(node):
             out.add(node)
     return out
 
@@ -275,20 +276,20 @@ def _free(graph: fx.Graph, fusible: set[fx.Node]) -> set[fx.Node]:
 
 
 def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
-    """How many extern calls precede a node (as late as its users allow). A mutation in mid-graph is a wall: nothing before it
-    shares a depth with anything behind it."""
+    """How many extern calls precede a node (as late as its users allow); a window that overlaps is finished after what it
+    reads, as if that were one. A mutation in mid-graph is a wall: nothing before it shares a depth with anything behind it."""
     depth: dict[fx.Node, int] = {}
     wall = 0
     for node in graph.nodes:
         level = wall
         for arg in node.all_input_nodes:
-            level = max(level, depth[arg] + _is_call(arg, fusible))
+            level = max(level, depth[arg] + (_is_call(arg, fusible) or windows.ends_before(node, arg, fusible)))
         depth[node] = level
         if writes(node) and any(True for _ in _later_readers(node)):
             wall = max(depth.values()) + 1
     for node in reversed(graph.nodes):
         if node in fusible:
-            bounds = [depth[u] for u in node.users if u.op != "output"]
+            bounds = [depth[u] - windows.ends_before(u, node, fusible) for u in node.users if u.op != "output"]
             if bounds:
                 depth[node] = max(depth[node], min(bounds)) if not _crosses_mutation(node) else depth[node]
     return depth

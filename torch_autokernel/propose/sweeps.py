@@ -26,7 +26,7 @@ from torch_autokernel.propose.index import (
     divide,
     mul,
 )
-from torch_autokernel.propose.ir import Index, Node
+from torch_autokernel.propose.ir import Index, Node, peel
 from torch_autokernel.propose.pull import Inst, Puller, Table, kept_index
 
 MAX_REWORK = 64
@@ -527,10 +527,3 @@ def contiguous(shape: ir.Shape) -> tuple[Dim, ...]:
         out.append(0 if size == 1 else step)
         step = mul(step, size)  # type: ignore[assignment]
     return tuple(reversed(out))
-
-
-def peel(node: Node) -> Node:
-    """The node behind views that are one to one."""
-    while node.kind == "view" and node.push is not None:
-        node = node.args[0]
-    return node

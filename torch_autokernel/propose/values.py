@@ -15,6 +15,7 @@ from torch_autokernel.propose.sweeps import Former, Root, Sweep, contiguous, rea
 from torch_autokernel.propose.text import Writer, affine_text, expression, number, parenthesised, size_text
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+SHORTEST_STREAM = 256  # elements
 Scope = dict[int, str]  # value id -> C++ name
 BITS = "half_bits"  # the type of bf16 and fp16 that are only moved
 
@@ -52,6 +53,12 @@ class ValueText:
         if self.vector:
             self.axis[self.vector] = "j"
         self.axis |= {a: a[1:] for a in former.outer}
+
+    @property
+    def streams(self) -> bool:
+        """Whether results go past the caches: not in runs so short that lines are written in parts."""
+        run = self.former.hint(self.sizes[self.vector]) if self.vector else 0
+        return bool(self.schedule.stream) and run >= SHORTEST_STREAM
 
     # ---- loops ----
     def affines(self, tops: Sequence[Inst], roots: Sequence[Root]) -> list[Affine]:
@@ -177,6 +184,8 @@ class ValueText:
         step = at.coefficient(self.vector) if self.vector else 0
         if step == 0:
             return f"get<{element}>({where})"
+        if step == 2:
+            return f"get_every_other<{element}>({where}, m)"
         return f"get<{element}>({where}, m)" if step == 1 else f"get_strided<{element}>({where}, {size_text(step)}, m)"
 
     def _index(self, inst: Inst, scope: Scope) -> str:
@@ -217,7 +226,7 @@ class ValueText:
         if step == 0:
             self.out(f"put<{element}>({pointer}, {text});")
         elif step == 1:
-            put = "put_stream" if self.schedule.stream and last and tensor.startswith("y") else "put"
+            put = "put_stream" if self.streams and last and tensor.startswith("y") else "put"
             self.out(f"{put}<{element}>({pointer}, {self.spread(text, wide, ctype)}, m);")
         else:
             self.out(f"put_strided<{element}>({pointer}, {self.spread(text, wide, ctype)}, {size_text(step)}, m);")
