@@ -63,6 +63,7 @@ class SweepText(RowText):
     rooms: list[Scratch]
     kept: Dim  # rows of which each has blocks of its own
     roomy = True  # rows may have scratch
+    pure = True  # results lie apart from what is read
     runs = False  # column sums go through a second array
 
     def write(self) -> None:
@@ -104,8 +105,8 @@ class SweepText(RowText):
         return max((self.former.hint(n) for n in runs), default=0)
 
     def plain(self) -> bool:
-        """Whether a step may be done twice: each element is made from the inputs, and nothing is gathered."""
-        return all(r.kind in ("out", "keep") for r in self.sweep.roots)
+        """Whether a step may be done twice: each element is made from what is not written, and nothing is gathered."""
+        return self.pure and all(r.kind in ("out", "keep") for r in self.sweep.roots)
 
     def _steps(self) -> str:
         """The loop over steps. In short runs what is left over is a large share."""
