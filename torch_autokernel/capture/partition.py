@@ -289,20 +289,25 @@ def _free(graph: fx.Graph, fusible: set[fx.Node]) -> set[fx.Node]:
 
 
 def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
-    """How many extern calls precede a node (as late as its users allow); a window that overlaps is finished after what it
-    reads, as if that were one. A mutation in mid-graph is a wall: nothing before it shares a depth with anything behind it."""
+    """How many extern calls precede a node (as late as its users allow). Where a region must end though it could go on
+    (`windows.py`), that counts as a call. A mutation in mid-graph is a wall: nothing before it shares a depth with anything
+    behind it."""
     depth: dict[fx.Node, int] = {}
-    wall = 0
+    wall, windowed, ends = 0, set[fx.Node](), set[tuple[fx.Node, fx.Node]]()
     for node in graph.nodes:
         level = wall
         for arg in node.all_input_nodes:
-            level = max(level, depth[arg] + (_is_call(arg, fusible) or windows.ends_before(node, arg, fusible)))
+            if windows.ends_before(node, arg, fusible, windowed):
+                ends.add((arg, node))
+            level = max(level, depth[arg] + (_is_call(arg, fusible) or (arg, node) in ends))
         depth[node] = level
+        if node in fusible and (windows.slides(node) or any(a in windowed and depth[a] == level for a in node.all_input_nodes)):
+            windowed.add(node)
         if writes(node) and any(True for _ in _later_readers(node)):
             wall = max(depth.values()) + 1
     for node in reversed(graph.nodes):
         if node in fusible:
-            bounds = [depth[u] - windows.ends_before(u, node, fusible) for u in node.users if u.op != "output"]
+            bounds = [depth[u] - ((node, u) in ends) for u in node.users if u.op != "output"]
             if bounds:
                 depth[node] = max(depth[node], min(bounds)) if not _crosses_mutation(node) else depth[node]
     return depth

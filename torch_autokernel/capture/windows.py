@@ -8,9 +8,10 @@ read each element several times: what is costly to make is finished before them.
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.signature import tensor_of
@@ -27,6 +28,8 @@ def fits(node: fx.Node) -> bool:
     """Whether a region may hold the node, as far as windows are concerned: small ones, and the scattered sums that are the
     gradient of a pool."""
     name = ops.name_of(node.target)
+    if ops.kind(name) in ("convolution", "pool") and not _constant(node):
+        return False
     if ops.kind(name) == "convolution":
         return products(node) <= MOST_PRODUCTS
     if name in _POOLS:
@@ -70,13 +73,19 @@ def pooled_gradient(node: fx.Node) -> bool:
     return not found.overlaps and not any(padding) and all((hint(m) - 1) * s + k <= n for m, k, s, n in within)
 
 
-def ends_before(node: fx.Node, argument: fx.Node, inside: Any) -> bool:
-    """Whether the argument must be in memory before the node: a window that overlaps would make its elements again and again.
-    `inside` says of a node whether a region may hold it."""
-    name = ops.name_of(node.target)
-    if node not in inside or argument not in inside or name not in (*_POOLS, ops.CONVOLUTION):
+def slides(node: fx.Node) -> bool:
+    return ops.name_of(node.target) in (*_POOLS, ops.CONVOLUTION)
+
+
+def ends_before(node: fx.Node, argument: fx.Node, inside: Set[fx.Node], windowed: Set[fx.Node]) -> bool:
+    """Whether the argument must be in memory before the node, though a region may hold both: a window that overlaps would make
+    its elements again and again, and a reduction that is followed by what it reads would slide all windows anew. `inside` are
+    nodes that a region may hold, `windowed` those computed from windows of the same region."""
+    if node not in inside or argument not in inside:
         return False
-    if name in _POOLS and not window(node).overlaps:
+    if ops.kind(ops.name_of(node.target)) in ("reduction", "scan"):
+        return argument in windowed
+    if not slides(node) or ops.name_of(node.target) in _POOLS and not window(node).overlaps:
         return False
     todo = [argument]
     while todo:
@@ -86,6 +95,14 @@ def ends_before(node: fx.Node, argument: fx.Node, inside: Any) -> bool:
                 return True
             todo += made.all_input_nodes
     return False
+
+
+def _constant(node: fx.Node) -> bool:
+    """Whether the sizes along which windows slide are numbers, and those of a convolution's channels."""
+    tensors = [v for a in node.all_input_nodes if isinstance(v := a.meta.get("val"), Tensor)]
+    name = ops.name_of(node.target)
+    first = 1 if name == ops.CONVOLUTION else -1 if name == _SCATTER else -2
+    return all(isinstance(n, int) for t in tensors for n in t.shape[first:])
 
 
 def _floats(node: fx.Node) -> bool:

@@ -585,9 +585,10 @@ def _avg_pool_backward(c: Call) -> Node:
 
 @lowers("prims._low_memory_max_pool_offsets_to_indices.default")
 def _offsets_to_indices(c: Call) -> Node:
-    """Only for the scattered sum that follows: `value` says what it is."""
-    window = Window.of(c.raw(1), c.raw(3), c.raw(4), c.raw(5))
-    return Node("indices", c.shape, c.dtype, (c.node(0),), value=(window, tuple(_fixed(size(n)) for n in c.raw(2))))
+    """What the indices follow from stays beside them, for a scattered sum."""
+    window, sizes = Window.of(c.raw(1), c.raw(3), c.raw(4), c.raw(5)), tuple(_fixed(size(n)) for n in c.raw(2))
+    values = windows.indices(c.node(0), window, sizes)
+    return Node("indices", c.shape, c.dtype, (c.node(0), values), value=(window, sizes))
 
 
 @lowers("aten.scatter_add.default")
@@ -598,7 +599,7 @@ def _scatter_add(c: Call) -> Node:
         zeros = zeros.args[0]
     if index.kind != "indices" or zeros.kind != "const" or zeros.value != 0:
         raise Refused("a scattered sum that is no pool's gradient")
-    (offsets,), (window, sizes) = index.args, index.value
+    (offsets, _values), (window, sizes) = index.args, index.value
     found = windows.max_pool_gradient(offsets, ir.reshape(gradient, offsets.shape), window, sizes)
     return ir.reshape(found, c.shape)
 

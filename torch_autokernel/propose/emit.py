@@ -74,6 +74,7 @@ class SweepText(RowText):
         over = [a for a in self.rows if a in self.gone]
         keep, over = self.merged(keep, affines), self.merged(over, affines)
         self.rows = keep + over
+        self.steps = self._steps()
         self.scope = {}
         self.emit_all([i for i in reach(self.tops) if not i.axes and not i.stage], self.scope)
         if late:
@@ -109,7 +110,7 @@ class SweepText(RowText):
         return self.pure and all(r.kind in ("out", "keep") for r in self.sweep.roots)
 
     def _steps(self) -> str:
-        """The loop over steps. In short runs what is left over is a large share."""
+        """The loop over steps. In short runs what is left over is a large share; steps that overlap are not streamed."""
         longest = self.longest()
         return "each_whole" if self.plain() and longest % self.lanes() and longest < SHORT_RUN * self.lanes() else "each"
 
@@ -213,7 +214,7 @@ class SweepText(RowText):
             low, high = size_text(r.low), size_text(r.high)
             if strip:
                 low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
-            with self.out.block(f"{self._steps()}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
+            with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
                 self.row_body(group)
 
     # ---- reductions over rows ----

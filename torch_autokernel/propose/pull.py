@@ -140,7 +140,7 @@ class Puller:
         raise Refused("a matrix product that is not part of an attention")
 
     def _indices(self, node: Node, index: Index) -> Inst:
-        raise Refused("a pool's indices as values")
+        return self.value(node.args[1], index)
 
     def _scan(self, node: Node, index: Index) -> Inst:
         raise Refused("a running fold within another loop")

@@ -15,7 +15,6 @@ from torch_autokernel.propose.sweeps import Former, Root, Sweep, contiguous, rea
 from torch_autokernel.propose.text import Writer, affine_text, expression, number, parenthesised, size_text
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-SHORTEST_STREAM = 256  # elements
 Scope = dict[int, str]  # value id -> C++ name
 BITS = "half_bits"  # the type of bf16 and fp16 that are only moved
 
@@ -35,6 +34,8 @@ class Parked:
 class ValueText:
     """The state of printing one sweep, and its expressions. `counter` numbers values across the kernel."""
 
+    steps = "each"  # the loop over steps of lanes
+
     def __init__(self, former: Former, sweep: Sweep, schedule: Schedule, out: Writer, counter: list[int]) -> None:
         self.former, self.sweep, self.schedule, self.out, self.counter = former, sweep, schedule, out, counter
         self.vector = former.unit_axis(sweep) or (sweep.content or sweep.rows or [""])[-1]
@@ -53,12 +54,6 @@ class ValueText:
         if self.vector:
             self.axis[self.vector] = "j"
         self.axis |= {a: a[1:] for a in former.outer}
-
-    @property
-    def streams(self) -> bool:
-        """Whether results go past the caches: not in runs so short that lines are written in parts."""
-        run = self.former.hint(self.sizes[self.vector]) if self.vector else 0
-        return bool(self.schedule.stream) and run >= SHORTEST_STREAM
 
     # ---- loops ----
     def affines(self, tops: Sequence[Inst], roots: Sequence[Root]) -> list[Affine]:
@@ -226,7 +221,7 @@ class ValueText:
         if step == 0:
             self.out(f"put<{element}>({pointer}, {text});")
         elif step == 1:
-            put = "put_stream" if self.streams and last and tensor.startswith("y") else "put"
+            put = "put_stream" if self.schedule.stream and self.steps == "each" and last and tensor.startswith("y") else "put"
             self.out(f"{put}<{element}>({pointer}, {self.spread(text, wide, ctype)}, m);")
         else:
             self.out(f"put_strided<{element}>({pointer}, {self.spread(text, wide, ctype)}, {size_text(step)}, m);")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
@@ -68,6 +67,21 @@ def _first_place(x: Node, window: Window, out: Sequence[int]) -> Node:
         first = _stepwise([max(0, -((w * s - p) // d)) for w in range(m)], len(out) - 1 - i)
         total = point("add", [point("mul", [total, const(k, "int32")], "int32"), first], "int32")
     return total
+
+
+def indices(offsets: Node, window: Window, size: Sequence[int]) -> Node:
+    """Where in the flat image the maxima are, as int64."""
+    out, flat = [int(n) for n in offsets.shape[-len(size) :]], [1]
+    for n in reversed(size[1:]):
+        flat.insert(0, flat[0] * n)
+    place: Node = const(0, "int64")
+    for number, tap in enumerate(itertools.product(*map(range, window.kernel))):
+        there = sum(t * d * step for t, d, step in zip(tap, window.dilation, flat, strict=True))
+        place = _select(point("eq", [offsets, const(number, "int32")], "bool", "int32"), const(there, "int64"), place, "int64")
+    for i, (s, p, step, m) in enumerate(zip(window.stride, window.padding, flat, out, strict=True)):
+        corner = Node("iota", (m,), "int64", value=(-p * step, s * step))
+        place = point("add", [place, ir.reshape(corner, (m, *(1,) * (len(out) - 1 - i)))], "int64")
+    return place
 
 
 def avg_pool(x: Node, window: Window, out: Sequence[int], count_padding: bool, divisor: int | None) -> Node:
@@ -220,6 +234,3 @@ def _place(window: Window, size: Sequence[int]) -> Node:
 def _select(cond: Node, a: Node, b: Node, dtype: str) -> Node:
     shape = ir.broadcast_shape([cond.shape, a.shape, b.shape])
     return Node("point", shape, dtype, (cond, ir.convert(a, dtype), ir.convert(b, dtype)), "select")
-
-
-__all__: list[Any] = ["avg_pool", "avg_pool_gradient", "convolution", "max_pool", "max_pool_gradient", "padded", "slid"]
