@@ -19,6 +19,16 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.int16)
 MOST = 4000  # elements of one value
 
+
+
+def depthwise(x: torch.Tensor) -> torch.Tensor:
+    """A convolution of every channel by itself."""
+    if x.dim() not in (3, 4):
+        return x * 1
+    weight = torch.full((x.shape[1], 1, *(2,) * (x.dim() - 2)), 0.375, dtype=x.dtype)
+    return F.conv1d(x, weight, padding=1, groups=x.shape[1]) if x.dim() == 3 else F.conv2d(x, weight, padding=1, groups=x.shape[1])
+
+
 SMOOTH: dict[str, Callable[..., Any]] = {
     "neg": torch.neg, "abs": torch.abs, "exp": lambda x: torch.exp(x.clamp(-4, 4)), "log": lambda x: torch.log(x.abs() + 0.5),
     "sqrt": lambda x: torch.sqrt(x.abs() + 0.1), "rsqrt": lambda x: torch.rsqrt(x.abs() + 0.5), "sigmoid": torch.sigmoid,
@@ -31,6 +41,9 @@ SMOOTH: dict[str, Callable[..., Any]] = {
     "detach": lambda x: x.detach() * 1.0, "contiguous": lambda x: x.contiguous(), "exp2": lambda x: torch.exp2(x.clamp(-4, 4)),
     "log2": lambda x: torch.log2(x.abs() + 0.5), "hardtanh": F.hardtanh, "selu": F.selu, "tan_h_shrink": F.tanhshrink,
     "in_place": lambda x: x.clone().mul_(0.5).add_(1), "softsign": F.softsign, "zeros_like": torch.zeros_like,
+    "max_pool": lambda x: F.max_pool2d(x, 2, ceil_mode=True) if x.dim() in (3, 4) else x * 1,
+    "max_pool_over": lambda x: F.max_pool2d(x, 3, 2, 1) if x.dim() in (3, 4) else x * 1,
+    "avg_pool": lambda x: F.avg_pool2d(x, 2, ceil_mode=True) if x.dim() in (3, 4) else x * 1, "depthwise": lambda x: depthwise(x),
     "log10": lambda x: torch.log10(x.abs() + 0.5), "atan": torch.atan, "sinh": lambda x: torch.sinh(x.clamp(-3, 3)),
     "dropout_eval": lambda x: F.dropout(x, 0.5, False), "nan_to_num": torch.nan_to_num, "frac_pow": lambda x: (x.abs() + 0.5) ** 0.75,
 }  # fmt: skip

@@ -197,3 +197,20 @@ def less_each(a, b):
 @problem(X)
 def first_max(x):
     return (x == x.amax(-1, keepdim=True)).float()
+
+
+@problem(given(4, 1, 12, 14), given(8, 1, 3, 3), given(8))
+def conv_pool(x, w, b):
+    return F.max_pool2d(F.relu(F.conv2d(x, w, b, padding=1)), 2)
+
+
+@problem(given(4, 6, 12, 20))
+def pool_offsets(x):
+    from torch._inductor import inductor_prims  # noqa: F401
+
+    return tuple(torch.ops.prims._low_memory_max_pool_with_offsets(x, [3, 3], [2, 2], [1, 1], [1, 1], False))
+
+
+@problem(given(4, 6, 12, 20))
+def avg_pool(x):
+    return F.avg_pool2d(x, 3, 2, 1)

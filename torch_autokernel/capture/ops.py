@@ -1,8 +1,9 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
-Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, `product`, or None: not for
-us. A product is only for regions that are attention (`attention.py`) or that hold one product (`products.py`). A test checks
-that the built-in generator can lower every name here.
+Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, `pool`, `convolution`,
+`product`, or None: not for us. A product is only for regions that are attention (`attention.py`) or that hold one product
+(`products.py`); which pools and convolutions a region may hold says `windows.py`. A test checks that the built-in generator can
+lower every name here.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ SHAPED = frozenset((
     "aten.embedding.default", "aten.flip.default", "prims.rev.default", *INDEXED,
 ))  # fmt: skip
 
+INDICES = "prims._low_memory_max_pool_offsets_to_indices.default"
+POOLS = frozenset((
+    "aten.max_pool2d_with_indices.default", "prims._low_memory_max_pool_with_offsets.default", "aten.avg_pool2d.default",
+    "aten.avg_pool2d_backward.default", INDICES, "aten.scatter_add.default",
+))  # fmt: skip
+CONVOLUTION = "aten.convolution.default"
+
 # What a loop's body may hold besides: products with the state, done by the loop's kernel itself.
 IN_LOOPS = frozenset((
     *PRODUCTS, "aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.mv.default",
@@ -94,6 +102,10 @@ def kind(name: str) -> str | None:
         return "source"
     if name in PRODUCTS:
         return "product"
+    if name in POOLS:
+        return "pool"
+    if name == CONVOLUTION:
+        return "convolution"
     return GETITEM if name == GETITEM else None
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from torch_autokernel.capture import attention, ops, products
+from torch_autokernel.capture import attention, ops, products, windows
 from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
@@ -26,6 +26,7 @@ from torch_autokernel.core.errors import CaptureError
 
 MAX_NODES = 256
 MAX_TENSORS = 64
+_COMPUTES = ("pointwise", "reduction", "scan", "shaped", "pool", "convolution")
 SHARED_BYTES = 4096  # a tensor of this size that two groups read makes them one region
 
 
@@ -77,6 +78,12 @@ def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partiti
     inner = _fused(graph, phase, banned, set(), []) if whole else []
     if regions is None or inner is None:
         return None
+    convolutions = {n for c in regions for n in c.members if ops.kind(ops.name_of(n.target)) == "convolution"}
+    if convolutions:
+        around = _fused(graph, phase, banned, taken | convolutions, [])
+        if around is None:
+            return None
+        regions = [_without(convolutions, c, around) for c in regions]
     regions, failed = products.capture(graph, phase, regions, lambda n: n not in taken and n not in banned and _values_fit(n))
     out.left += [Left((n.name,), why) for n, why in failed]
     taken |= {n for c in regions for n in c.members}
@@ -104,17 +111,24 @@ def _fused(
     return regions
 
 
-def _within(attention_region: Captured, regions: list[Captured]) -> tuple[Captured, ...]:
-    """The regions between an attention's products, that stand in for it where it is not replaced as a whole."""
-    members = set(attention_region.members)
+def _within(captured: Captured, regions: list[Captured]) -> tuple[Captured, ...]:
+    """The regions within this one, that stand in for it where it is not replaced as a whole."""
+    members = set(captured.members)
     return tuple(c for c in regions if set(c.members) <= members)
+
+
+def _without(convolutions: set[fx.Node], captured: Captured, around: list[Captured]) -> Captured:
+    """The region; where no kernel makes its convolution faster than torch's own, what stands around that is asked for."""
+    if captured.parts:
+        return replace(captured, parts=tuple(_without(convolutions, p, around) for p in captured.parts))
+    return replace(captured, parts=_within(captured, around)) if convolutions & set(captured.members) else captured
 
 
 def _one(
     members: list[fx.Node], free: set[fx.Node], phase: str, banned: dict[fx.Node, str], left: list[Left]
 ) -> list[Captured] | None:
     """The region of a group, or none and why; None where a node had to be banned."""
-    if not any(ops.kind(ops.name_of(n.target)) in ("pointwise", "reduction", "scan", "shaped") for n in members):
+    if not any(ops.kind(ops.name_of(n.target)) in _COMPUTES for n in members):
         return []
     names = tuple(n.name for n in members)
     if len(members) > MAX_NODES:
@@ -233,7 +247,7 @@ def _fusible(graph: fx.Graph, banned: dict[fx.Node, str]) -> set[fx.Node]:
         if name == ops.GETITEM:
             if node.args[0] in out:
                 out.add(node)
-        elif ops.kind(name) not in (None, "product") and _values_fit(node):
+        elif ops.kind(name) not in (None, "product") and _values_fit(node) and windows.fits(node):
             out.add(node)
     return out
 
@@ -275,20 +289,25 @@ def _free(graph: fx.Graph, fusible: set[fx.Node]) -> set[fx.Node]:
 
 
 def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
-    """How many extern calls precede a node (as late as its users allow). A mutation in mid-graph is a wall: nothing before it
-    shares a depth with anything behind it."""
+    """How many extern calls precede a node (as late as its users allow). Where a region must end though it could go on
+    (`windows.py`), that counts as a call. A mutation in mid-graph is a wall: nothing before it shares a depth with anything
+    behind it."""
     depth: dict[fx.Node, int] = {}
-    wall = 0
+    wall, windowed, ends = 0, set[fx.Node](), set[tuple[fx.Node, fx.Node]]()
     for node in graph.nodes:
         level = wall
         for arg in node.all_input_nodes:
-            level = max(level, depth[arg] + _is_call(arg, fusible))
+            if windows.ends_before(node, arg, fusible, windowed):
+                ends.add((arg, node))
+            level = max(level, depth[arg] + (_is_call(arg, fusible) or (arg, node) in ends))
         depth[node] = level
+        if node in fusible and (windows.slides(node) or any(a in windowed and depth[a] == level for a in node.all_input_nodes)):
+            windowed.add(node)
         if writes(node) and any(True for _ in _later_readers(node)):
             wall = max(depth.values()) + 1
     for node in reversed(graph.nodes):
         if node in fusible:
-            bounds = [depth[u] for u in node.users if u.op != "output"]
+            bounds = [depth[u] - ((node, u) in ends) for u in node.users if u.op != "output"]
             if bounds:
                 depth[node] = max(depth[node], min(bounds)) if not _crosses_mutation(node) else depth[node]
     return depth

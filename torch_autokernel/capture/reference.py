@@ -100,6 +100,8 @@ def _text(value: Any, names: list[str]) -> str:
 
 def load_reference(text: str) -> Callable[..., tuple[torch.Tensor, ...]]:
     """The function `reference` of a printed text. Only for text that this module printed or that a user gave as their own."""
+    if "prims._low_memory" in text:
+        from torch._inductor import inductor_prims  # noqa: F401
     space: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "prims": torch.ops.prims, "inf": math.inf, "nan": math.nan}
     exec(compile(text, "<reference>", "exec"), space)
     return space["reference"]  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from torch import fx
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.ambient import tracing_alone
+from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.loop_ops import name_in_loop, said, static_op
 from torch_autokernel.capture.loop_signature import T, input_spec
 from torch_autokernel.capture.reference import print_reference
@@ -52,7 +53,6 @@ def capture_scan(node: fx.Node, body: fx.GraphModule) -> Scan:
 
 def decomposed(body: fx.GraphModule, values: Sequence[Any]) -> fx.GraphModule:
     """The body over tensors like these, in the operations that regions are made of; numbers become constants."""
-    from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -69,7 +69,7 @@ def decomposed(body: fx.GraphModule, values: Sequence[Any]) -> fx.GraphModule:
             rest = iter(tensors)
             return body(*(next(rest) if isinstance(v, torch.Tensor) else v for v in values))
 
-        made = make_fx(torch.func.functionalize(on_tensors), decomposition_table=select_decomp_table())(*fakes)
+        made = make_fx(torch.func.functionalize(on_tensors), decomposition_table=inductor_table())(*fakes)
     made.graph.eliminate_dead_code()
     return made
 

@@ -164,6 +164,34 @@ def _embedding(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: d
     return (*index, table[1])
 
 
+def _pool(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
+    """Sizes along which a window slides are constants."""
+    n = len(args[1] if isinstance(args[1], (tuple, list)) else args[2])
+    for d in (d for s in shapes for d in s[-n:]):
+        _need_constant(sizes, d)
+    return (*shapes[0][:-n], *(hint(w) for w in want[-n:]))
+
+
+def _convolution(
+    sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]
+) -> Shape:
+    x, weight, *bias = shapes
+    for d in (*x[1:], *weight[1:], *(weight[:1] if args[8] != 1 else ())):
+        _need_constant(sizes, d)
+    for b in bias:
+        sizes.same(b[0], weight[0])
+    return (x[0], weight[0], *(hint(w) for w in want[2:]))
+
+
+def _scatter_add(
+    sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]
+) -> Shape:
+    onto, index, source = shapes
+    for a, b in zip((*onto[:1], *index), (*index[:1], *source), strict=True):
+        sizes.same(a, b)
+    return onto
+
+
 def _reshape(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
     """Groups of old and new dimensions with equal products; a group keeps its symbols only where they multiply out."""
     (x,) = shapes
@@ -214,10 +242,12 @@ _RULES: dict[str, Rule] = {
     "aten.view.default": _reshape, "aten.as_strided.default": _reshape, "aten.cat.default": _cat,
     "aten.slice_scatter.default": _slice_scatter, "aten.constant_pad_nd.default": _pad, "aten.gather.default": _gather,
     "aten.index.Tensor": _index, "aten._unsafe_index.Tensor": _index,
-    "aten.embedding.default": _embedding, "aten.flip.default": _pointwise, "prims.rev.default": _pointwise,
+    "aten.embedding.default": _embedding, "aten.scatter_add.default": _scatter_add, "aten.flip.default": _pointwise,
+    "prims.rev.default": _pointwise,
 }  # fmt: skip
 _BY_KIND: dict[str, Rule] = {
     "pointwise": _pointwise, "reduction": _reduce, "scan": _pointwise, "source": _from_arguments, "product": _product,
+    "pool": _pool, "convolution": _convolution,
 }  # fmt: skip
 
 

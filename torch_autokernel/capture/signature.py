@@ -32,6 +32,7 @@ from torch_autokernel.core.types import (
 
 IGNORED_KWARGS = ("layout", "device", "pin_memory", "requires_grad", "memory_format")
 _MAX_PINS = 16
+_OFFSETS = "prims._low_memory_max_pool_with_offsets.default"
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def _spec(sizes: Sizes, tensor: torch.Tensor, shape: tuple[Dim, ...]) -> TensorS
 
 
 def _op(sizes: Sizes, node: fx.Node, number: dict[fx.Node, int], shape_of: dict[fx.Node, shapes.Shape]) -> Op:
+    """The node as an operation. A max pool of which nobody asks where the maxima are is told as eager's."""
     name = ops.name_of(node.target)
     kind = ops.kind(name)
     if kind is None:
@@ -210,6 +212,8 @@ def _op(sizes: Sizes, node: fx.Node, number: dict[fx.Node, int], shape_of: dict[
         tensor = tensor_of(node)
         shape = shape_of[node] = shapes.infer(name, kind, sizes, tensors, args, dict(node.kwargs), tuple(tensor.shape))
         dtype = dtype_name(tensor.dtype)
+    if name == _OFFSETS and not any(u.args[1] == 1 for u in node.users if u in number):
+        name = f"aten.max_pool{len(args[1])}d_with_indices.default"
     kwargs = {k: _arg(sizes, v, number) for k, v in sorted(node.kwargs.items()) if k not in IGNORED_KWARGS}
     if name in ("aten.reshape.default", "aten.view.default", "aten.as_strided.default"):
         if name == "aten.as_strided.default":

@@ -18,6 +18,7 @@ from torch import fx
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.ambient import tracing_alone
+from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.core import dims
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.products import PRODUCTS
@@ -220,7 +221,6 @@ def trace_step(body: Body, needs: Needs) -> Joint:
     """The step forward and backward as one graph, operations taken apart as Inductor does. `needs.carries` must hold every
     carry that a gradient flows through."""
     from torch._functorch.compile_utils import fx_graph_cse
-    from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sizes = [len(body.carries), len(body.indexed), len(body.outside)]
@@ -248,7 +248,7 @@ def trace_step(body: Body, needs: Needs) -> Joint:
         flat = [t for part in make() for t in part]
         run = _Run(body, flat)
         flat += [torch.empty_like(run.values[n]).contiguous() for n in (*body.nexts, *body.outs)]
-        gm = make_fx(joint, decomposition_table=select_decomp_table())(*flat)
+        gm = make_fx(joint, decomposition_table=inductor_table())(*flat)
         gm = make_fx(torch.func.functionalize(gm))(*flat)
     graph = _plain(fx_graph_cse(gm.graph))
     return _read(graph, body, needs, shape)

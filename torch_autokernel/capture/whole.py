@@ -10,8 +10,9 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from torch_autokernel.capture import attention, ops
+from torch_autokernel.capture import attention, ops, windows
 from torch_autokernel.capture.ambient import tracing_alone
+from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.pieces import take_apart
 from torch_autokernel.capture.signature import Captured, capture_region
 from torch_autokernel.core.errors import CaptureError
@@ -44,7 +45,6 @@ def trace(
     """The ATen graph of one call on fake copies of `args`: tensors of `args` are the first placeholders, then the parameters
     and buffers of `module` by name. Operations are taken apart by `table`, by Inductor's where none is given. Raises
     CaptureError where the call cannot be traced."""
-    from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -71,7 +71,7 @@ def trace(
     try:
         fakes = [mode.from_tensor(t.detach(), static_shapes=True) for t in (*leaves, *named.values())]
         with torch.no_grad(), mode, tracing_alone():
-            rules = select_decomp_table() if table is None else table
+            rules = inductor_table() if table is None else table
             graph = make_fx(torch.func.functionalize(flat), decomposition_table=rules)(*fakes)
     except CaptureError:
         raise
@@ -117,6 +117,8 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
     for node in members:
         if ops.kind(ops.name_of(node.target)) is None:
             raise CaptureError(f"{ops.name_of(node.target)} is not among the operations that a region may hold")
+        if not windows.fits(node) and not (in_order and ops.kind(ops.name_of(node.target)) == "convolution"):
+            raise CaptureError(f"{ops.name_of(node.target)}: torch's own is better at one of this size")
     products = [n for n in members if ops.kind(ops.name_of(n.target)) == "product" and n not in held]
     if len(products) > (0 if held else 1) and not in_order:  # somebody may write a kernel for more; nobody generates it
         raise CaptureError(f"{len(products)} matrix products that are not attention")

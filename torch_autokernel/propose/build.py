@@ -9,9 +9,10 @@ from typing import Any
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Const, Op, Ref, Signature
-from torch_autokernel.propose import ir
+from torch_autokernel.core.windows import Window
+from torch_autokernel.propose import ir, windows
 from torch_autokernel.propose.index import Refused, at_most, mul, product, sub
-from torch_autokernel.propose.ir import Node, const, convert, point
+from torch_autokernel.propose.ir import Node, const, convert, peel, point
 from torch_autokernel.propose.pull import unrolls
 
 Lowering = Callable[["Call"], Any]
@@ -539,18 +540,80 @@ def _inserted(x: Node, src: Node, dim: int, start: Dim, stop: Dim, c: Call) -> N
 
 @lowers("aten.constant_pad_nd.default")
 def _pad(c: Call) -> Node:
-    x, pads, value = c.node(0), [size(p) for p in c.raw(1, "pad")], convert(c.node(2, "value", 0), c.dtype)
-    for back in range(len(pads) // 2):
-        before, after = pads[2 * back], pads[2 * back + 1]
-        d = len(x.shape) - 1 - back
-        shape = (*x.shape[:d], dims.add(x.shape[d], before, after), *x.shape[d + 1 :])
-        fill = ir.expand(value, shape)
-        if not (at_most(0, before) and at_most(0, after)):
-            raise Refused(f"a pad of {before}, {after}")
-        inner = dims.add(before, x.shape[d])
-        parts = [(fill, 0, before, 0), (x, before, inner, before), (fill, inner, shape[d], 0)]
-        x = ir.pieces([p for p in parts if p[1] != p[2]], d, shape, c.dtype)
-    return x
+    pads = [size(p) for p in c.raw(1, "pad")]
+    pairs = list(zip(pads[::2], pads[1::2], strict=True))
+    return windows.padded(c.node(0), pairs, convert(c.node(2, "value", 0), c.dtype))
+
+
+# ---- windows ----
+def _window(c: Call, at: int) -> Window:
+    """A pool's window, whose kernel is argument `at`; average pools have no dilation."""
+    kernel, stride, padding = c.raw(at, "kernel_size"), c.raw(at + 1, "stride"), c.raw(at + 2, "padding")
+    if len(kernel) == 1:
+        raise Refused("a pool whose kernel is one number for all dimensions")
+    return Window.of(kernel, stride, padding, None if "avg" in c.op.target else c.raw(at + 3, "dilation"))
+
+
+def _slides(c: Call) -> list[int]:
+    """The sizes of a pool's result along its window, by its own arguments: a tuple has no shape."""
+    x, window, ceil = c.node(0), _window(c, 1), bool(c.raw(5 if "max" in c.op.target else 4, "ceil_mode", False))
+    sizes = [_fixed(n) for n in x.shape[-len(window.kernel) :]]
+    return [window.count(i, n, ceil) for i, n in enumerate(sizes)]
+
+
+@lowers(
+    "aten.max_pool2d_with_indices.default",
+    "aten.max_pool3d_with_indices.default",
+    "prims._low_memory_max_pool_with_offsets.default",
+)
+def _max_pool(c: Call) -> Any:
+    greatest, offsets = windows.max_pool(c.node(0), _window(c, 1), _slides(c))
+    return greatest, offsets if c.op.target.startswith("prims") else None
+
+
+@lowers("aten.avg_pool2d.default")
+def _avg_pool(c: Call) -> Node:
+    count, divisor = bool(c.raw(5, "count_include_pad", True)), c.raw(6, "divisor_override")
+    return windows.avg_pool(c.node(0), _window(c, 1), _slides(c), count, divisor)
+
+
+@lowers("aten.avg_pool2d_backward.default")
+def _avg_pool_backward(c: Call) -> Node:
+    window, x = _window(c, 2), c.node(1)
+    sizes = [_fixed(n) for n in x.shape[-len(window.kernel) :]]
+    count, divisor = bool(c.raw(6, "count_include_pad", True)), c.raw(7, "divisor_override")
+    return windows.avg_pool_gradient(c.node(0), x, window, sizes, count, divisor)
+
+
+@lowers("prims._low_memory_max_pool_offsets_to_indices.default")
+def _offsets_to_indices(c: Call) -> Node:
+    """What the indices follow from stays beside them, for a scattered sum."""
+    window, sizes = Window.of(c.raw(1), c.raw(3), c.raw(4), c.raw(5)), tuple(_fixed(size(n)) for n in c.raw(2))
+    values = windows.indices(c.node(0), window, sizes)
+    return Node("indices", c.shape, c.dtype, (c.node(0), values), value=(window, sizes))
+
+
+@lowers("aten.scatter_add.default")
+def _scatter_add(c: Call) -> Node:
+    """The gradient of a max pool: a sum onto zeros, at the maxima of windows that do not overlap."""
+    zeros, index, gradient = peel(c.node(0)), peel(c.node(2, "index")), c.node(3, "src")
+    if zeros.kind == "view":
+        zeros = zeros.args[0]
+    if index.kind != "indices" or zeros.kind != "const" or zeros.value != 0:
+        raise Refused("a scattered sum that is no pool's gradient")
+    (offsets, _values), (window, sizes) = index.args, index.value
+    found = windows.max_pool_gradient(offsets, ir.reshape(gradient, offsets.shape), window, sizes)
+    return ir.reshape(found, c.shape)
+
+
+@lowers("aten.convolution.default")
+def _convolution(c: Call) -> Node:
+    stride, padding, dilation, transposed = (c.raw(k) for k in (3, 4, 5, 6))
+    x, weight, groups = c.node(0), c.node(1), int(c.raw(8))
+    if transposed or any(c.raw(7)):
+        raise Refused("a transposed convolution")
+    window = Window.of([_fixed(n) for n in weight.shape[2:]], stride, padding, dilation)
+    return windows.convolution(x, weight, c.node(2) if c.has(2) else None, window, groups, c.shape, c.dtype)
 
 
 # ---- values as indices ----

@@ -17,6 +17,7 @@ from torch_autokernel.propose.text import Writer, affine_text, parenthesised, si
 from torch_autokernel.propose.values import Parked
 
 LEAST_LANES = 8
+SHORT_RUN = 16  # steps
 
 
 @dataclass
@@ -69,6 +70,7 @@ class SweepText(RowText):
     untold: list[Root]  # sums that are gathered with squared deviations
     kept: Dim  # rows of which each has blocks of its own
     roomy = True  # rows may have scratch
+    pure = True  # results lie apart from what is read
     runs = False  # column sums go through a second array
 
     def write(self) -> None:
@@ -79,6 +81,7 @@ class SweepText(RowText):
         over = [a for a in self.rows if a in self.gone]
         keep, over = self.merged(keep, affines), self.merged(over, affines)
         self.rows = keep + over
+        self.steps = self._steps()
         self.scope = {}
         self.emit_all([i for i in reach(self.tops) if not i.axes and not i.stage], self.scope)
         if late:
@@ -90,15 +93,33 @@ class SweepText(RowText):
             self.out("stream_end();")
 
     def lanes(self) -> int:
-        """The schedule's, halved while half of them hold every run along the vector axis that there is at the sizes at hand."""
+        """The schedule's, halved while half of them hold every run along the vector axis that there is at the sizes at hand,
+        or, where a step may be done twice, while no run fills them."""
         lanes, least = self.schedule.lanes, min(self.schedule.lanes, LEAST_LANES)
-        if not self.vector:
-            return lanes
-        runs = [self.range(self.vector, segment.ranges).size for group in self.sweep.segments for segment in group]
-        longest = max((self.former.hint(n) for n in runs), default=lanes)
-        while lanes > least and lanes // 2 >= longest:
+        longest = self.longest()
+        while longest and lanes > least and (lanes > longest if self.plain() else lanes // 2 >= longest):
             lanes //= 2
         return lanes
+
+    def longest(self) -> int:
+        """The longest run along the vector axis at the sizes at hand; 0 where there is no such axis."""
+        if not self.vector:
+            return 0
+        saved = dict(self.sizes), dict(self.axis)
+        if self.plain():
+            self.merged([a for a in self.rows if a not in self.gone], self.affines(self.tops, self.sweep.roots))
+        runs = [self.range(self.vector, segment.ranges).size for group in self.sweep.segments for segment in group]
+        self.sizes, self.axis = saved
+        return max((self.former.hint(n) for n in runs), default=0)
+
+    def plain(self) -> bool:
+        """Whether a step may be done twice: each element is made from what is not written, and nothing is gathered."""
+        return self.pure and all(r.kind in ("out", "keep") for r in self.sweep.roots)
+
+    def _steps(self) -> str:
+        """The loop over steps. In short runs what is left over is a large share; steps that overlap are not streamed."""
+        longest = self.longest()
+        return "each_whole" if self.plain() and longest % self.lanes() and longest < SHORT_RUN * self.lanes() else "each"
 
     def _row_groups(self) -> list[tuple[dict[str, Range], list[list[Segment]]]]:
         """Segments of the rows; those that differ only along the vector axis go into one nest."""
@@ -201,7 +222,7 @@ class SweepText(RowText):
             low, high = size_text(r.low), size_text(r.high)
             if strip:
                 low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
-            with self.out.block(f"each<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
+            with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
                 if pieces:
                     self.finish_all(pieces, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in pieces], {})
                 else:

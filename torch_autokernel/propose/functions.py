@@ -23,7 +23,7 @@ FUNCTIONS: dict[str, tuple[str, float]] = {
     "select": ("select({0}, {1}, {2})", 1), "to": ("to<{T}>({0})", 1), "truth": ("{0} != {Z}", 1),
     "round_bf16": ("round_bf16({0})", 6), "round_f16": ("round_f16({0})", 2),
     "wrap_i16": ("wrap<int16_t>({0})", 2), "wrap_i8": ("wrap<int8_t>({0})", 2), "wrap_u8": ("wrap<uint8_t>({0})", 2),
-    "power2": ("{0} * {0}", 1),
+    "power2": ("{0} * {0}", 1), "fma": ("multiply_add({0}, {1}, {2})", 1),
     **{f"power{k}": (f"power<{k}>({{0}})", 3.0) for k in range(3, 17)},
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.sweeps import Former, Root, Sweep, contiguous, reach
 
 REUSE = 4  # how often a value must be used for computing it ahead
+SHARED = 4  # vectors that steps along an axis have in common, for a loop of its own
 SHORT = 16  # a vector axis under this length is worth merging with its neighbour
 
 
@@ -106,3 +107,21 @@ def _ahead(former: Former, sweep: Sweep, inst: Inst, axes: tuple[str, ...]) -> S
     former.analyse(new)
     sweep.hoisted[node, index] = (name, axes)
     return new
+
+
+def share(former: Former) -> None:
+    """Give a convolution's sweep an inner loop over the channels of the result: what they read of the image is read once."""
+    for sweep in former.sweeps:
+        values = reach([x for g in sweep.segments for s in g for x in s.values.values()])
+        v = former.unit_axis(sweep)
+        alone = not sweep.content and all(r.kind in ("out", "keep") for r in sweep.roots)
+        if v is None or not alone or not any(i.fn == "fma" for i in values):
+            continue
+        loads = [i for i in values if i.kind == "load" and v in i.axes]
+        free = {a: sum(a not in i.axes for i in loads) for a in sweep.rows if a != v and a not in sweep.cuts}
+        axis = max(free, key=lambda a: free[a], default=v)
+        rest = former.extent(sweep, [a for a in sweep.rows if a not in (axis, v)])
+        if free.get(axis, 0) >= SHARED and rest >= 4 * former.threads:
+            sweep.rows.remove(axis)
+            sweep.content.append(axis)
+            former.analyse(sweep)

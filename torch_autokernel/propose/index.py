@@ -212,7 +212,10 @@ class Space:
         for axis, c in e.terms:
             rest = Affine.of({a: k for a, k in e.terms if a != axis}, e.const)
             low, high = self.bounds(rest)
-            point = divide(sub(at, rest.const), c)
+            gap = sub(at, rest.const)
+            point = divide(gap, c)
+            if point is None and not rest.terms and isinstance(gap, int) and isinstance(c, int) and c > 0:
+                point = -(-gap // c)  # the first that is not below
             if rest.terms and not (nonnegative(sub(low, rest.const)) and at_most(sub(high, rest.const), sub(c, 1))):
                 continue
             if point is not None and self._inside(axis, point):

@@ -275,3 +275,9 @@ def pieces(parts: Sequence[tuple[Node, Dim, Dim, Dim]], dim: int, shape: Shape, 
 def squeeze_all(x: Node, dims: Sequence[int]) -> Node:
     """x without the given dimensions, which a kept reduction has left at size 1."""
     return squeeze(x, dims)
+
+def peel(node: Node) -> Node:
+    """The node behind views that are one to one."""
+    while node.kind == "view" and node.push is not None:
+        node = node.args[0]
+    return node

@@ -13,11 +13,11 @@ from torch_autokernel.propose.build import build
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.emit import Partial, Scratch, SweepText
-from torch_autokernel.propose.hoist import hoist
+from torch_autokernel.propose.hoist import hoist, share
 from torch_autokernel.propose.index import mul, product
-from torch_autokernel.propose.ir import Node
+from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.pull import unrolls
-from torch_autokernel.propose.sweeps import Former, Root, gathers, peel
+from torch_autokernel.propose.sweeps import Former, Root, gathers
 from torch_autokernel.propose.text import Writer, size_text
 
 C_BYTES = {"moments": 32, "double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1, "uint16_t": 2}
@@ -48,6 +48,7 @@ def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], thr
     for k, (node, spec) in enumerate(zip(outputs, signature.output_specs, strict=True)):
         former.place(Root("out", node, peel(node), target=f"y{k}", dtype=spec.dtype, strides=spec.stride))
     hoist(former)
+    share(former)
     return former
 
 

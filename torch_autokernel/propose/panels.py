@@ -48,6 +48,7 @@ class Quiet(SweepText):
 
     fused = True
     roomy = False
+    pure = False  # states are overwritten where they are read
     panels: Mapping[str, Panels] = {}
 
     def _pragma(self, depth: int) -> None:

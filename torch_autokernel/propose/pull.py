@@ -139,6 +139,9 @@ class Puller:
     def _product(self, node: Node, index: Index) -> Inst:
         raise Refused("a matrix product that is not part of an attention")
 
+    def _indices(self, node: Node, index: Index) -> Inst:
+        return self.value(node.args[1], index)
+
     def _scan(self, node: Node, index: Index) -> Inst:
         raise Refused("a running fold within another loop")
 

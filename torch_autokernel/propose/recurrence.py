@@ -20,11 +20,11 @@ from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, layo
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
-from torch_autokernel.propose.ir import Node
+from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
 from torch_autokernel.propose.panels import NoPanels, Panels, Quiet
 from torch_autokernel.propose.pull import Puller, Table, unrolls
-from torch_autokernel.propose.sweeps import Former, Root, contiguous, peel
+from torch_autokernel.propose.sweeps import Former, Root, contiguous
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay

@@ -28,7 +28,7 @@ from torch_autokernel.propose.index import (
     divide,
     mul,
 )
-from torch_autokernel.propose.ir import Index, Node
+from torch_autokernel.propose.ir import Index, Node, peel
 from torch_autokernel.propose.pull import Inst, Puller, Table, kept_index
 
 MAX_REWORK = 64
@@ -585,10 +585,3 @@ def contiguous(shape: ir.Shape) -> tuple[Dim, ...]:
 def gathers(root: Root) -> bool:
     """Whether the root is a reduction to squared deviations."""
     return root.kind == "fold" and root.owner is not None and root.owner.fn == "squares"
-
-
-def peel(node: Node) -> Node:
-    """The node behind views that are one to one."""
-    while node.kind == "view" and node.push is not None:
-        node = node.args[0]
-    return node

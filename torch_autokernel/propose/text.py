@@ -58,7 +58,7 @@ def expression(inst: Inst, args: list[str], wide: list[bool], lanes: str) -> str
         return f"within({args[0]}, {size_text(inst.value)})"
     if fn == "select":
         return _select(inst, args, wide, lanes)
-    if fn in ("pow", "fmod", "remainder", "atan2") and any(wide) and not all(wide):
+    if fn in ("pow", "fmod", "remainder", "atan2", "fma") and any(wide) and not all(wide):
         args = [a if w else f"vec<{ctype}, {lanes}>({a})" for a, w in zip(args, wide, strict=True)]
     operand = inst.args[0].ctype
     return FUNCTIONS[fn][0].format(*args, T=ctype, Z=literal(0, operand))

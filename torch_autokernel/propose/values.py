@@ -38,6 +38,8 @@ class Parked:
 class ValueText:
     """The state of printing one sweep, and its expressions. `counter` numbers values across the kernel."""
 
+    steps = "each"  # the loop over steps of lanes
+
     def __init__(self, former: Former, sweep: Sweep, schedule: Schedule, out: Writer, counter: list[int]) -> None:
         self.former, self.sweep, self.schedule, self.out, self.counter = former, sweep, schedule, out, counter
         self.vector = former.unit_axis(sweep) or (sweep.content or sweep.rows or [""])[-1]
@@ -87,7 +89,7 @@ class ValueText:
         """A result's two pieces, a vector of each, by turns."""
         self.axis[self.pieces] = "0"
         where, element = affine_text(root.store_at, self.axis), f"ak::{ir.ELEMENT[root.dtype]}"
-        past = "true" if self.schedule.stream and root.target.startswith("y") else "false"
+        past = "true" if self.schedule.stream and self.steps == "each" and root.target.startswith("y") else "false"
         self.out(f"put_pairs<{element}, {past}>({root.target} + {where}, {', '.join(texts)}, m);")
 
     # ---- loops ----
@@ -247,6 +249,8 @@ class ValueText:
             return f"get<{element}>({where})"
         if (block := self._block(tensor, at)) and element != f"ak::{BITS}":
             return f"{block}.at({self.axis[self.content[0]]}, m)"
+        if step == 2:
+            return f"get_every_other<{element}>({where}, m)"
         return f"get<{element}>({where}, m)" if step == 1 else f"get_strided<{element}>({where}, {size_text(step)}, m)"
 
     def _index(self, inst: Inst, scope: Scope) -> str:
@@ -289,7 +293,7 @@ class ValueText:
         elif block := self._block(tensor, at):
             self.out(f"{block}.template put<{element}>({self.axis[self.content[0]]}, {self.spread(text, wide, ctype)}, m);")
         elif step == 1:
-            put = "put_stream" if self.schedule.stream and last and tensor.startswith("y") else "put"
+            put = "put_stream" if self.schedule.stream and self.steps == "each" and last and tensor.startswith("y") else "put"
             self.out(f"{put}<{element}>({pointer}, {self.spread(text, wide, ctype)}, m);")
         else:
             self.out(f"put_strided<{element}>({pointer}, {self.spread(text, wide, ctype)}, {size_text(step)}, m);")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,8 @@ def _uses(op: Op, shapes: list[tuple[Dim, ...]]) -> Iterator[tuple[Ref, Dim, boo
             shape = shapes[args[0].index]
             if shape and isinstance(args[2], Ref):
                 yield args[2], shape[args[1]], False
+        case "_low_memory_max_pool_offsets_to_indices":
+            yield args[0], math.prod(args[1]), False
         case "embedding":
             yield args[1], shapes[args[0].index][0], False
         case "embedding_dense_backward":

@@ -12,6 +12,7 @@ unit roundoff of the dtype that an operation computes in.
     sum over K                                          u (2 + sqrt K) of max(|result|, root of the sum of squares): sequential
                                                         summation, whose errors walk at random; on constant and on sorted
                                                         rows they do not: u (2 + K/4)
+    convolution, mean of a window                       as a sum of its products, or of the window's elements
     prefix sum, k-th of K                               u (2 + sqrt k) of the same, over the first k
     prefix product, k-th of K                           u (2 + k) of the result, and the smallest normal number times
                                                         |p_k| / |p_j|, p_j the least product up to k: fl(x y) = x y (1 + d) + e,
@@ -47,6 +48,7 @@ _NARROW = (torch.float16, torch.bfloat16)
 _MOVES = frozenset(
     "clone copy cat stack gather index index_select embedding where masked_fill constant_pad_nd flip roll repeat amax amin "
     "rev max min maximum minimum fmax fmin relu clamp clamp_min clamp_max neg abs sign floor ceil round trunc slice_scatter "
+    "max_pool2d_with_indices max_pool3d_with_indices _low_memory_max_pool_with_offsets "
     "select_scatter as_strided_scatter sort topk tril triu fill alias detach lift_fresh_copy _unsafe_view expand_copy "
     "index_put scatter index_copy zeros_like ones_like full_like empty_like broadcast_in_dim resize threshold hardtanh "
     "_unsafe_index bitwise_not logical_not nan_to_num diagonal_copy unfold_copy view_copy squeeze_copy".split()
@@ -367,12 +369,32 @@ def _so_far(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, float]:
     return share.reshape([-1 if d == dim % x.dim() else 1 for d in range(x.dim())]), float(count)
 
 
+def _convolution(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    """A sum of products, and of the bias where there is one."""
+    x, weight, bias, *rest = args
+    squares = func(x.double().square(), weight.double().square(), None if bias is None else bias.double().square(), *rest)
+    count = weight[0].numel() + (bias is not None)
+    return torch.maximum(out.abs(), squares.sqrt()), float(count)
+
+
+def _avg_pool(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
+    """A sum over the window, of which padding has no share, by what eager divides it by."""
+    x, kernel, *_rest = args
+    names = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    given = dict(zip(names, args[2:], strict=False)) | kwargs
+    plainly = {**given, "divisor_override": 1}
+    counted = torch.ones_like(x, dtype=torch.float64)
+    divisor = func(counted, kernel, **plainly) / func(counted, kernel, **given)
+    squares = func(x.double().square(), kernel, **plainly)
+    return torch.maximum(out.abs(), squares.sqrt() / divisor), float(math.prod(kernel))
+
+
 def _prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
     return out.abs(), _count(args[0], out) ** 2
 
 
 _REDUCTIONS: dict[str, Callable[[Any, Any, Any, torch.Tensor, int], Scale]] = {
     "sum": _sum, "mean": _mean, "var": _variance, "var_mean": _variance, "prod": _prod, "cumsum": _running,
-    "cumprod": _running_prod, "logcumsumexp": _running_log, "mm": _product,
-    "addmm": _product, "bmm": _product, "baddbmm": _product, "mv": _product, "dot": _dot,
+    "cumprod": _running_prod, "logcumsumexp": _running_log, "convolution": _convolution, "avg_pool2d": _avg_pool,
+    "mm": _product, "addmm": _product, "bmm": _product, "baddbmm": _product, "mv": _product, "dot": _dot,
 }  # fmt: skip

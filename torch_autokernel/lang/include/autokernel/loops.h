@@ -4,6 +4,8 @@
 
 namespace ak {
 
+AK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // body(j, all) for every whole step of [from, to), then body(j, first) for what is left.
 template <int N, class Body> AK_INLINE void each(int64_t from, int64_t to, Body&& body) {
   int64_t j = from;
@@ -11,7 +13,12 @@ template <int N, class Body> AK_INLINE void each(int64_t from, int64_t to, Body&
   if (j < to) body(j, first<N>{to - j});
 }
 
-AK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+// Where nothing is gathered: the last step is a whole one that begins earlier, and does some of the work again.
+template <int N, class Body> AK_INLINE void each_whole(int64_t from, int64_t to, Body&& body) {
+  if (to - from < N) { if (from < to) body(from, first<N>{to - from}); return; }
+  for (int64_t j = from; j < to; j += N) body(least(j, to - N), all<N>{});
+}
+
 AK_INLINE int64_t cdiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // A sum over `steps` in three levels, none of them long: terms of a run, runs of a group (as many), groups. So rounding errors
 // grow with the sixth root of the length. At least 32.

@@ -81,6 +81,9 @@ template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, co
 #endif
   }
 }
+template <int N> AK_INLINE vec<double, N> multiply_add(const vec<double, N>& a, const vec<double, N>& b, const vec<double, N>& c) { return a * b + c; }
+AK_INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
+AK_INLINE double multiply_add(double a, double b, double c) { return a * b + c; }
 // The polynomial whose highest coefficient is `c`, then `d`, and so on.
 template <int N> AK_INLINE vec<float, N> horner(const vec<float, N>&, const vec<float, N>& q) { return q; }
 template <int N, class... More> AK_INLINE vec<float, N> horner(const vec<float, N>& x, const vec<float, N>& q, float d, More... more) {

@@ -231,6 +231,33 @@ template <class E, class M> AK_INLINE auto get_strided(const typename E::Mem* p,
   for (int i = 0; i < count(m); ++i) t[i] = p[i * step];
   return E::in(load(t, all<M::lanes>{}));
 }
+// Every second element: two loads that end with the last one that is asked for, and a shuffle.
+#if defined(AK_SHUFFLES)
+template <class V, int... I> AK_INLINE auto even_then_odd(const V& a, const V& b, std::integer_sequence<int, I...>) {
+  constexpr int half = sizeof...(I) / 2;
+  return __builtin_shufflevector(a, b, (I < half ? 2 * I : 2 * I + 1)...);
+}
+AK_INLINE int64_t at_most(int64_t n, int64_t most) { return n < 0 ? 0 : n < most ? n : most; }
+template <class T, int N> AK_INLINE vec<T, N> load_every_other(const T* p, all<N> m) {
+  if constexpr (is_wide<T, N>) { return {load_every_other(p, all<N / 2>{}), load_every_other(p + N, all<N / 2>{})}; }
+  else { return vec<T, N>(even_then_odd(load(p, m).r, load(p + (N - 1), m).r, std::make_integer_sequence<int, N>{})); }
+}
+template <class T, int N> AK_INLINE vec<T, N> load_every_other(const T* p, first<N> m) {
+  if constexpr (is_wide<T, N>) { return {load_every_other(p, low(m)), load_every_other(p + N, high(m))}; }
+  else {
+    const auto a = load(p, first<N>{at_most(2 * m.n - 1, N)}), b = load(p + (N - 1), first<N>{at_most(2 * m.n - N, N)});
+    return vec<T, N>(even_then_odd(a.r, b.r, std::make_integer_sequence<int, N>{}));
+  }
+}
+template <class E, class M> AK_INLINE auto get_every_other(const typename E::Mem* p, M m) {
+  using T = mem_t<E>;
+  if constexpr (M::lanes >= 4 && (sizeof(T) >= 4 || std::is_same_v<M, all<M::lanes>>)) {
+    return E::in(load_every_other(reinterpret_cast<const T*>(p), m));
+  } else { return get_strided<E>(p, 2, m); }
+}
+#else
+template <class E, class M> AK_INLINE auto get_every_other(const typename E::Mem* p, M m) { return get_strided<E>(p, 2, m); }
+#endif
 template <class E, class M> AK_INLINE auto get_at(const typename E::Mem* p, const vec<int64_t, M::lanes>& at, M m) {
   alignas(AK_BYTES) int64_t o[M::lanes];
   alignas(AK_BYTES) mem_t<E> t[M::lanes] = {};

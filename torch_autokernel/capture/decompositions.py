@@ -1,0 +1,29 @@
+"""Inductor's table of decompositions, complete in any process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def inductor_table() -> dict[Any, Callable[..., Any]]:
+    """How Inductor takes operations apart. That of max-pooling looks `torch._inductor.lowering` up and does not import it: the
+    import takes seconds, and comes with the first pooling."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    table = select_decomp_table()
+    pools = (torch.ops.aten.max_pool2d_with_indices.default, torch.ops.aten.max_pool3d_with_indices.default)
+    return {**table, **{op: _with_lowering(table[op]) for op in pools if op in table}}
+
+
+def _with_lowering(rule: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(rule)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import torch._inductor.lowering  # noqa: F401
+
+        return rule(*args, **kwargs)
+
+    return run
