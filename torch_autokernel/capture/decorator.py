@@ -194,7 +194,7 @@ class Accelerated:
         if instance is None:
             return self
         if not self.cuts and is_dynamo_compiling():
-            return types.MethodType(self.original, instance)
+            return functools.partial(self.original, instance)
         return _bound(self, instance)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
