@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import aot_function, min_cut_rematerialization_partition
 
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture.backend import autokernel
+from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.partition import partition
 from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.whole import capture_whole, region_of, trace
@@ -123,6 +125,19 @@ def test_kernels_run_forward_and_backward(engine: ReferenceEngine, caplog: pytes
     assert "aten.avg_pool2d_backward.default" in told["backward"]
     if rest == "inductor":  # else AOTAutograd saves the indices, and the scattered sum does not see where they come from
         assert "aten.scatter_add.default" in told["backward"]
+
+
+def test_what_stands_around_a_pools_gradient_is_asked_for_without_it() -> None:
+    graphs: list[Any] = []
+
+    def keep(gm: Any, _inputs: Any) -> Any:
+        graphs.append(gm)
+        return gm.forward
+
+    run = aot_function(lambda x: F.max_pool2d(torch.sin(x), 2), keep, keep, min_cut_rematerialization_partition, inductor_table())
+    run(torch.randn(2, 3, 8, 8, requires_grad=True)).sum().backward()
+    (whole,) = partition(graphs[1].graph).regions
+    assert "scatter_add" in names(whole) and [names(p) for p in whole.parts] == [["prims"], ["cos", "mul"]]
 
 
 def test_a_gradient_of_overlapping_windows_stays_torchs(engine: ReferenceEngine) -> None:

@@ -78,12 +78,12 @@ def _attempt(graph: fx.Graph, phase: str, banned: dict[fx.Node, str]) -> Partiti
     inner = _fused(graph, phase, banned, set(), []) if whole else []
     if regions is None or inner is None:
         return None
-    convolutions = {n for c in regions for n in c.members if ops.kind(ops.name_of(n.target)) == "convolution"}
-    if convolutions:
-        around = _fused(graph, phase, banned, taken | convolutions, [])
+    doubtful = {n for c in regions for n in c.members if windows.doubtful(n)}
+    if doubtful:
+        around = _fused(graph, phase, banned, taken | doubtful, [])
         if around is None:
             return None
-        regions = [_without(convolutions, c, around) for c in regions]
+        regions = [_without(doubtful, c, around) for c in regions]
     regions, failed = products.capture(graph, phase, regions, lambda n: n not in taken and n not in banned and _values_fit(n))
     out.left += [Left((n.name,), why) for n, why in failed]
     taken |= {n for c in regions for n in c.members}
@@ -117,11 +117,11 @@ def _within(captured: Captured, regions: list[Captured]) -> tuple[Captured, ...]
     return tuple(c for c in regions if set(c.members) <= members)
 
 
-def _without(convolutions: set[fx.Node], captured: Captured, around: list[Captured]) -> Captured:
-    """The region; where no kernel makes its convolution faster than torch's own, what stands around that is asked for."""
+def _without(doubtful: set[fx.Node], captured: Captured, around: list[Captured]) -> Captured:
+    """The region; where no kernel makes these operations faster than torch's own, what stands around them is asked for."""
     if captured.parts:
-        return replace(captured, parts=tuple(_without(convolutions, p, around) for p in captured.parts))
-    return replace(captured, parts=_within(captured, around)) if convolutions & set(captured.members) else captured
+        return replace(captured, parts=tuple(_without(doubtful, p, around) for p in captured.parts))
+    return replace(captured, parts=_within(captured, around)) if doubtful & set(captured.members) else captured
 
 
 def _one(

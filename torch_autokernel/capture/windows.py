@@ -73,6 +73,11 @@ def pooled_gradient(node: fx.Node) -> bool:
     return not found.overlaps and not any(padding) and all((hint(m) - 1) * s + k <= n for m, k, s, n in within)
 
 
+def doubtful(node: fx.Node) -> bool:
+    """Whether torch's own code for the node is often the faster one."""
+    return ops.name_of(node.target) in (ops.CONVOLUTION, _SCATTER)
+
+
 def slides(node: fx.Node) -> bool:
     return ops.name_of(node.target) in (*_POOLS, ops.CONVOLUTION)
 
