@@ -47,6 +47,17 @@ def indexed(t: torch.Tensor, x: torch.Tensor, i: torch.Tensor, j: torch.Tensor) 
     return t[i - 7] * 2, x[..., j] + 1, x[:, i, j].exp(), x[:, i[:, None], j] - 1, torch.relu(x[:, :, inner]), t[i, j].sum(-1)
 
 
+def repeated(x: torch.Tensor) -> Any:
+    """x: [N, H, W]. Every element twice in each direction, and in one of four places."""
+    twice = x[:, :, None, :, None].expand(-1, -1, 2, -1, 2)
+    place = torch.arange(2)[:, None, None] * 2 + torch.arange(2)
+    return twice.sin().flatten(1), torch.where(place == 3, twice.exp(), 0.0).flatten(1)
+
+
+def thrice(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    return (x[..., None].expand(-1, -1, 3) * g.sum(-1, keepdim=True)).flatten(1)
+
+
 def bag(table: torch.Tensor, i: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return (table[i] * w[..., None]).sum(1)
 
@@ -157,6 +168,8 @@ CASES: dict[str, Case] = {
     "rope_wide": Case(rope, lambda b, t, h, d: [randn(b, t, h, d, grad=True), randn(t, d), randn(t, d)], ((2, 5, 3, 64),), (64,)),
     "indexed": Case(indexed, lambda r: [randn(7, 5, 6), randn(r, 7, 5), torch.randint(7, (r,)), torch.randint(-5, 5, (r,))],
                     ((9,), (1,), (33,)), (7, 5, 6)),
+    "repeated": Case(repeated, lambda n, h, w: [randn(n, h, w)], ((5, 3, 9), (1, 6, 16), (3, 1, 5)), (2,)),
+    "thrice": Case(thrice, lambda n, w: [randn(n, w), randn(n, w, 5)], ((2, 9), (4, 17)), (3, 5)),
     "bag": Case(bag, lambda n, d, b, k: [randn(n, d), torch.randint(-n, n, (b, k)), torch.rand(b, k)], ((40, 24, 6, 5), (7, 64, 3, 9))),
     "stacked": Case(stacked, lambda b, t, h, d: [randn(b, h, t, 2 * d, grad=True), randn(t, d), randn(t, d)],
                     ((2, 5, 3, 16), (1, 7, 2, 16), (3, 4, 1, 16)), (16, 32)),

@@ -45,7 +45,7 @@ def _build(traced: dict[str, Region], schedule: Schedule, folder: Path, march: s
     return kernels, compile_all({name: k.text for name, k in kernels.items()}, folder, march)
 
 
-VARIED = ("softmax", "layer_norm", "cross_entropy", "rope", "indexed", "bag", "stacked", "stacked_bf16", "stacked_norm", "stacked_apart", "group_norm_last", "batch_stats", "batch_stats_last", "column_sum", "full_sum",
+VARIED = ("softmax", "layer_norm", "cross_entropy", "rope", "indexed", "bag", "repeated", "thrice", "stacked", "stacked_bf16", "stacked_norm", "stacked_apart", "group_norm_last", "batch_stats", "batch_stats_last", "column_sum", "full_sum",
           "transposed", "special")  # fmt: skip
 
 

@@ -63,19 +63,26 @@ class ValueText:
 
     # ---- pieces ----
     def _pieces(self) -> str:
-        """The vector axis, where it is short and every position along it is made in a way of its own, as by a stack of halves:
-        vectors then run along its neighbour, and a step makes all positions. Sets the vector axis; empty where it is not so."""
+        """The vector axis, where it is short and vectors had better run along its neighbour, while a step makes all positions:
+        where every position is made in a way of its own, as by a stack of halves, or all of what lies side by side along the
+        neighbour, as by a repetition. Sets the vector axis; empty where it is not so."""
         v, sweep = self.vector, self.sweep
         n = sweep.sizes.get(v, 0)
-        if not isinstance(n, int) or not 2 <= n <= MOST_PIECES or sweep.cuts != {v: list(range(1, n))}:
+        if not isinstance(n, int) or not 2 <= n <= MOST_PIECES or sweep.running or sweep.reduced_rows:
             return ""
-        if sweep.running or sweep.reduced_rows or (sweep.content and v in sweep.rows):
+        if sweep.content and v in sweep.rows:
             return ""
-        among = sweep.content or sweep.rows
         made = [r.store_at for r in sweep.roots if r.kind != "fold"]
-        long = [a for a in among if a != v and self.former.hint(sweep.sizes[a]) >= LEAST]
+        long = [a for a in sweep.content or sweep.rows if a != v and self.former.hint(sweep.sizes[a]) >= LEAST]
         beside = [a for a in long if n in (self.former.stride_of(sweep, a), *(at.coefficient(a) for at in made))]
         if not beside:
+            return ""
+        repeats = any(i.at.coefficient(v) == 0 and i.at.coefficient(beside[-1]) == 1 for i in self.former.loads(sweep))
+        if not sweep.cuts and repeats:
+            for at in range(1, n):
+                sweep.cut(v, at)
+            self.former.analyse(sweep)
+        if sweep.cuts != {v: list(range(1, n))}:
             return ""
         self.vector = beside[-1]
         return v
