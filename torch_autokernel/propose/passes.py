@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch_autokernel.core import dims
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import EXPENSIVE
 from torch_autokernel.propose.index import ZERO, Range
@@ -273,7 +274,8 @@ class RowText(ValueText):
             steps = -(-steps // self.schedule.lanes)
         total = steps * self.elements([self.sizes[a] for a in loops[:-1]])
         last = self.range(loops[-1], segment.ranges).size
-        if steps > 2 * RUN or loops[-1] != self.vector and isinstance(last, str):
+        grows = isinstance(last, str) and (loops[-1] != self.vector or len(dims.symbols((last,))) > 1)
+        if steps > 2 * RUN or grows:
             return "runs"
         around = [self.sizes[a] for a in loops[:-1]]
         grows = any(isinstance(n, str) for n in around)
