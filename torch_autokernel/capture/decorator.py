@@ -151,9 +151,22 @@ class Accelerated:
             self.reason = "several parts loop over time, and each is taken alone"
             return None
         resolved = config.resolve(self.options)
+
+        before = self.plans.get(key)
+
+        def route(plan: direct.Plan) -> Callable[[], Any]:
+            if plan(args) is direct.MISS:  # an argument that the kernel does not take: the call would look for a plan again
+                return lambda: plan(args)
+            self.plans[key] = plan
+            return lambda: self(*args)
+
         plan = None if resolved.disable else direct.make_plan(
-            self.original, args, self.module, resolved, lambda *given: self.compiled(*given)
+            self.original, args, self.module, resolved, lambda *given: self.compiled(*given), route
         )
+        if before is None:
+            self.plans.pop(key, None)
+        else:
+            self.plans[key] = before
         if isinstance(plan, str) and plan != direct.SLOWER and self.cuts:
             found = plan_around(self.original, args, self.module, resolved)
             plan = found if isinstance(found, direct.Plan) else f"{plan}; {found}"

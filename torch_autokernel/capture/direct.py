@@ -126,9 +126,10 @@ class Plan:
 
 def make_plan(
     function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
-    compiled: Callable[..., Any] | None = None,
+    compiled: Callable[..., Any] | None = None, route: Callable[[Plan], Callable[[], Any]] | None = None,
 ) -> Plan | str:  # fmt: skip
-    """A plan for calls like this one, or the reason why there is none. `compiled` is what would run instead."""
+    """A plan for calls like this one, or the reason why there is none. `compiled` is what would run instead; `route` gives the
+    user's call as it is once the plan is there, which is what the trial times."""
     watched_function, given = function, args
     plain = function if module is None else functools.partial(function, module)
     if module is None and (module := held(function)) is not None:
@@ -172,7 +173,8 @@ def make_plan(
         if whole.where is not None and (reason := _differs(plan, given, witness(whole, function, args, module))):
             return reason
         with torch.no_grad():
-            pays = kernel_pays(decision, lambda: plan(given), lambda: plain(*given), config)
+            routed = lambda: route(plan) if route else lambda: plan(given)
+            pays = kernel_pays(decision, routed, lambda: plain(*given), config)
         return plan if pays else SLOWER
 
     return or_reason(made, config, "a direct call is not possible")

@@ -70,12 +70,14 @@ def slower(staged: Staged, decisions: Sequence[Decision], contenders: Calls, con
     return "" if outcome is None or outcome.kept else outcome.reason
 
 
-def kernel_pays(decision: Decision, kernel: Callable[[], Any], plain: Callable[[], Any], config: Config) -> bool:
+def kernel_pays(
+    decision: Decision, routed: Callable[[], Callable[[], Any]], plain: Callable[[], Any], config: Config
+) -> bool:
     """Whether a kernel that stands for a whole call is no slower than the call as it is. The kernel beat the region's printed
-    reference; the user may have called a library function that is faster."""
+    reference; the user may have called a library function that is faster. `routed` gives the call by way of the kernel."""
     region = decision.region
     name = [KERNEL, region.signature.digest, sorted(region.sizes.items())]
-    return _no_slower(name, kernels_of([decision]), {KERNEL: kernel, PLAIN: plain}, config)
+    return _no_slower(name, kernels_of([decision]), lambda: {KERNEL: routed(), PLAIN: plain}, config)
 
 
 def compiling_pays(
@@ -107,7 +109,7 @@ def compiling_pays(
     with torch.random.fork_rng(devices=[]):
         if config.on_miss == "generate":
             steps[COMPILED]()  # searches, which may change the set of kernels
-        return _no_slower(name(), {COMPILED: ""}, steps, config)
+        return _no_slower(name(), {COMPILED: ""}, lambda: steps, config)
 
 
 def _repeatable(
@@ -150,17 +152,18 @@ def _step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torc
     return both if wanted else lambda: call(*args)
 
 
-def _no_slower(name: Sequence[Any], contest: Mapping[str, str], contenders: Calls, config: Config) -> bool:
-    """Whether the first contender is not surely slower than the second; what was found is kept by name and threads."""
+def _no_slower(name: Sequence[Any], contest: Mapping[str, str], contenders: Callable[[], Calls], config: Config) -> bool:
+    """Whether the first contender is no slower than the second, by the median; what was found is kept by name and threads."""
     engine = Engine.current(config)
     if not engine.timed:
         return True
-    one, other = contenders
 
     def measure() -> Outcome:
-        found = _samples(contenders)(one, other)
+        calls = contenders()
+        one, other = calls
+        found = _samples(calls)(one, other)
         text = f"{one} runs the call at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of {other}"
-        return Outcome(frozenset() if found.high < 1 else frozenset(contest), text)
+        return Outcome(frozenset() if found.median < 1 else frozenset(contest), text)
 
     outcome = _outcome(_key(name, engine), contest, engine, measure if config.on_miss == "generate" else None)
     return outcome is None or bool(outcome.kept)
