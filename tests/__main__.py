@@ -15,7 +15,7 @@ STEPS = [
     ["ruff", "check", "."],
     ["mypy", "torch_autokernel"],
     ["pytest", "-q", "-n", str(os.cpu_count() or 1), "--dist", "worksteal", "-m", "not slow", "tests"],
-    ["pytest", "-q", "-m", "slow", "tests"],
+    ["pytest", "-q", "-n", str(os.cpu_count() or 1), "--dist", "worksteal", "-m", "slow", "tests"],
 ]
 
 
