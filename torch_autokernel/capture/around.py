@@ -7,9 +7,6 @@ and what stands before and behind it is what eager runs.
 from __future__ import annotations
 
 import functools
-import logging
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,21 +15,18 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
-from torch_autokernel.capture.direct import MISS, Plan, or_reason
+from torch_autokernel.capture.direct import MISS, SLOWER, Plan, or_reason
 from torch_autokernel.capture.loop_plan import loop_operands, named_state, structure
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.loop_training import alone
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, capture_recurrence, longest
+from torch_autokernel.capture.trial import kernel_pays
 from torch_autokernel.capture.whole import plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.engine import Engine
-
-log = logging.getLogger(__name__)
-
-_ROUNDS = 5
 
 
 def plan_around(
@@ -75,21 +69,7 @@ def _planned(
         mine = plan(args)
         if mine is MISS or not agree(pytree.tree_leaves(mine), witness(whole, function, args, module)):
             return "the loop's kernel and the original differ at this length"
-        if engine.timed and not _faster(plan, function, args, module):
-            return "no faster than the original"
-        return plan
-
-
-def _faster(plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None) -> bool:
-    """By the medians of runs in turns."""
-    original = function if module is None else functools.partial(function, module)
-    runs: dict[str, Callable[[], Any]] = {"original": lambda: original(*args), "planned": lambda: plan(args)}
-    took: dict[str, list[int]] = {name: [] for name in runs}
-    with plain_forward(module, function):
-        for _ in range(_ROUNDS):
-            for name, run in runs.items():
-                begin = time.perf_counter_ns()
-                run()
-                took[name].append(time.perf_counter_ns() - begin)
-    log.debug("inference: %s", took)
-    return statistics.median(took["planned"]) <= statistics.median(took["original"])
+        original = function if module is None else functools.partial(function, module)
+        with plain_forward(module, function):
+            pays = kernel_pays(whole.captured.region, decision, lambda: lambda: plan(args), lambda: original(*args), config)
+        return plan if pays else SLOWER

@@ -103,11 +103,8 @@ class Accelerated:
         resolved = config.resolve(self.options)
         if resolved.disable or type(self.module) in _LAYERS:
             return False
-        pays = direct.or_reason(
-            lambda: "" if compiling_pays(self.original, args, self.module, self._otherwise, resolved) else direct.SLOWER,
-            resolved, "a call cannot be timed",
-        )  # fmt: skip
-        return pays is direct.SLOWER
+        pays = lambda: compiling_pays(self.original, args, self.module, self._otherwise, resolved)
+        return direct.or_reason(pays, resolved, "a call cannot be timed") is False
 
     @functools.cached_property
     def trainer(self) -> Trainer:

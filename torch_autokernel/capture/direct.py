@@ -174,7 +174,7 @@ def make_plan(
             return reason
         with torch.no_grad():
             routed = lambda: route(plan) if route else lambda: plan(given)
-            pays = kernel_pays(decision, routed, lambda: plain(*given), config)
+            pays = kernel_pays(region, decision, routed, lambda: plain(*given), config)
         return plan if pays else SLOWER
 
     return or_reason(made, config, "a direct call is not possible")

@@ -88,10 +88,7 @@ class LoopWriter:
         name = name_in_loop(node)
         if ops.kind(name) is None and not self.anything and not (inside and name in ops.IN_LOOPS):
             raise CaptureError(f"{name} is not among the operations that a {'loop' if inside else 'region'} may hold")
-        unlike = (
-            "aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default", *ops.INDEXED,
-        )  # fmt: skip
-        if not self.anything and name in unlike:
+        if not self.anything and name in ops.UNLIKE_LOOPS:
             raise CaptureError(f"{name} beside a loop is not understood")
         shape = () if isinstance(node.meta["val"], (tuple, list)) else self.sizes(node)
         args = tuple(self.argument(x, y, number) for x, y in zip(node.args, self.twin[node].args, strict=True))

@@ -66,6 +66,10 @@ IN_LOOPS = frozenset((
     *PRODUCTS, "aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.mv.default",
     "aten.any.dim", "aten.any.default", "aten.all.dim", "aten.all.default", "aten.any.dims", "aten.all.dims",
 ))  # fmt: skip
+# What stands neither in a loop nor beside one: these depend on sizes or memory in ways that two lengths do not tell.
+UNLIKE_LOOPS = frozenset((
+    "aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default", *INDEXED,
+))  # fmt: skip
 LOOP = "loop"
 
 SOURCES = frozenset(("aten.full.default", "aten.scalar_tensor.default", "prims.iota.default"))

@@ -30,7 +30,6 @@ _FILLS = {
     "aten.new_zeros.default": 0, "aten.new_ones.default": 1,
 }  # fmt: skip
 _FLIPS = ("aten.flip.default", "prims.rev.default")
-_REFUSED = ("aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default", *ops.INDEXED)
 
 
 @dataclass(frozen=True)
@@ -257,6 +256,6 @@ def _fill(node: fx.Node) -> Any:
 
 def _op(node: fx.Node, number: dict[fx.Node, int], inside: bool) -> Op:
     name = name_in_loop(node)
-    if name in _REFUSED or ops.kind(name) is None and not (inside and name in ops.IN_LOOPS):
+    if name in ops.UNLIKE_LOOPS or ops.kind(name) is None and not (inside and name in ops.IN_LOOPS):
         raise CaptureError(f"{name} is not among the operations that a scan's body may hold")
     return static_op(node, number)

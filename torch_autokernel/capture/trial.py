@@ -28,7 +28,7 @@ from torch_autokernel.capture.staged import Staged, program
 from torch_autokernel.capture.whole import trace
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError
-from torch_autokernel.core.types import CacheKey, digest
+from torch_autokernel.core.types import CacheKey, Region, digest
 from torch_autokernel.engine import Decision, Engine
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def slower(staged: Staged, decisions: Sequence[Decision], contenders: Calls, con
 
 
 def kernel_pays(
-    decision: Decision, routed: Callable[[], Callable[[], Any]], plain: Callable[[], Any], config: Config
+    whole: Region, decision: Decision, routed: Callable[[], Callable[[], Any]], plain: Callable[[], Any], config: Config
 ) -> bool:
     """Whether a kernel that stands for a whole call is no slower than the call as it is. The kernel beat the region's printed
-    reference; the user may have called a library function that is faster. `routed` gives the call by way of the kernel."""
-    region = decision.region
-    name = [KERNEL, region.signature.digest, sorted(region.sizes.items())]
+    reference; the user may have called a library function that is faster. `routed` gives the call by way of the kernel;
+    `whole` is what the call computes, of which the kernel's region may be a part."""
+    name = [KERNEL, whole.signature.digest, sorted(whole.sizes.items())]
     return _no_slower(name, kernels_of([decision]), lambda: {KERNEL: routed(), PLAIN: plain}, config)
 
 

@@ -629,9 +629,7 @@ def _embedding(c: Call) -> Node:
     table, index = c.node(0), c.node(1)
     if not index.shape:
         raise Refused("an embedding of one index")
-    spread = ir.expand(ir.unsqueeze(index, len(index.shape)), c.shape)
-    rows = ir.view(table, c.shape, lambda s, i: i[-2:])  # only its last index is used: gather replaces the row's
-    return Node("gather", c.shape, c.dtype, (rows, convert(spread, "int64")), value=table.shape[0], dims=(len(c.shape) - 2,))
+    return _indexed(table, convert(index, "int64"), 0, True)
 
 
 @lowers("aten.index.Tensor", "aten._unsafe_index.Tensor")

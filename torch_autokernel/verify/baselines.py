@@ -7,7 +7,6 @@ compiled graph runs: no guard, no AOTAutograd wrapper, only the check of its inp
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify import inputs
 from torch_autokernel.verify.cases import steps
+from torch_autokernel.verify.reference import functions
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +23,6 @@ MOST_UNROLLED = 32  # steps of a loop: unrolled, 64 take minutes to compile
 
 Tensors = list[torch.Tensor]
 Contender = Callable[[Tensors], Any]
-
-
-def functions(text: str) -> dict[str, Any]:
-    """The namespace after running reference text, which a region printed or its user gave."""
-    if "prims._low_memory" in text:
-        from torch._inductor import inductor_prims  # noqa: F401
-    space: dict[str, Any] = {
-        "torch": torch, "aten": torch.ops.aten, "prims": torch.ops.prims, "inf": math.inf, "nan": math.nan, "math": math,
-    }  # fmt: skip
-    exec(compile(text, "<reference>", "exec"), space)
-    return space
 
 
 def build(region: Region, sets: Sequence[Tensors]) -> tuple[dict[str, tuple[Contender, list[Tensors]]], dict[str, str]]:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -29,6 +28,7 @@ from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify import bias
 from torch_autokernel.verify import inputs as making
+from torch_autokernel.verify.reference import functions
 from torch_autokernel.verify.rounding import LEAST, UNIT, Exact, Native, Noise
 
 EAGER_CAP = 16.0
@@ -77,11 +77,7 @@ class Expected:
 
 def load(text: str) -> Reference:
     """The function `reference` of a region's text, which our own printer or the user wrote."""
-    if "prims._low_memory" in text:
-        from torch._inductor import inductor_prims  # noqa: F401
-    space: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "prims": torch.ops.prims, "inf": math.inf, "nan": math.nan}
-    exec(compile(text, "<reference>", "exec"), space)
-    return space["reference"]  # type: ignore[no-any-return]
+    return functions(text)["reference"]  # type: ignore[no-any-return]
 
 
 _QUIET = threading.Lock()
