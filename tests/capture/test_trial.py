@@ -12,6 +12,8 @@ import torch
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import direct, trial
+from torch_autokernel.capture.whole import region_of
+from torch_autokernel.core.config import config
 
 
 class Ratio:
@@ -192,3 +194,14 @@ def test_the_trial_times_both() -> None:
 
     found = trial._samples({"slow": busy, "fast": lambda: None})
     assert found("fast", "slow").low > 1 > found("slow", "fast").high
+
+
+def test_one_kernel_within_two_calls_has_two_trials(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceEngine, "timed", True)
+    asked: list[int] = []
+    monkeypatch.setattr(trial, "_samples", lambda contenders: asked.append(1) or (lambda one, other: Ratio(1.5)))
+    wholes = [region_of(f, [torch.randn(4, 8)]) for f in (swish, lambda x: swish(x) + 1)]
+    (decision,) = engine.resolve([wholes[0]], config.resolve({}))
+    for whole in (*wholes, *wholes):
+        assert trial.kernel_pays(whole, decision, lambda: lambda: None, lambda: None, config.resolve({}))
+    assert len(asked) == 2
