@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify.bank import Bank, Prepared
 from torch_autokernel.verify.compare import FACTOR, compare, consistent
 from torch_autokernel.verify.oracle import Expected, Target, expect
-from torch_autokernel.verify.rounding import UNIT, Noise
+from torch_autokernel.verify.rounding import UNIT, Noise, _convolved
 
 
 def prepared(region: Region, distribution: str = "normal", seed: int = 11, **sizes: int) -> Prepared:
@@ -188,6 +189,39 @@ def test_no_two_sources_cancel_in_both_designs(runs: int) -> None:
     both, few = shared[0] & shared[1] & others, runs - 1
     assert bool((shared[0] & others).any()) and not bool(both[:few, :few].any())
     assert not bool(both.diagonal(dim1=2, dim2=3).any())
+
+
+@pytest.mark.parametrize("runs", [4, 8, 16])
+def test_elements_of_a_source_that_share_signs_lie_far_apart(runs: int) -> None:
+    """A softmax between two keys does not move where both scores err alike."""
+    far, shared = (runs - 1) ** 2, []
+    pool, ones = Noise.pool(1, 4 * far), torch.ones(3 * far, dtype=torch.float64)
+    for design in range(2):
+        rows = torch.stack([Noise(pool, r, runs, design).like(ones) for r in range(runs)]).sign()
+        shared.append((rows.T @ rows).abs() > runs / 2)
+    at = torch.arange(3 * far)
+    near = ((at - at[:, None]).abs() < far) & (at != at[:, None])
+    assert bool((shared[0] & near).any()) and bool((shared[1] & near).any())
+    assert not bool((shared[0] & shared[1] & near).any())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_padding_brings_nothing_to_a_convolution(transposed: bool) -> None:
+    """Whatever is not finite in images or weights is as it is in the sum of products of what lies within the image."""
+    torch.manual_seed(3)
+    x, w = torch.randn(2, 2, 4, 5).double(), torch.randn(2, 2, 3, 3).double()
+    x[0, 0, 0, 1], x[1, 1, 3, 4], x[1, 0, 1, 1], x[0, 1, 2, 3] = math.inf, -math.inf, 0.0, math.nan
+    w[0, 0, 0, 1], w[1, 1, 2, 2], w[1, 0, 0, 0] = math.inf, -math.inf, 0.0
+    b = torch.randn(2).double()
+    got = _convolved(torch.ops.aten.convolution.default, (x, w, b, [1, 1], [1, 1], [1, 1], transposed, [0, 0], 1))
+    taps = w.transpose(0, 1).flip(2, 3) if transposed else w
+    want = torch.empty_like(got)
+    for n, o, r, c in itertools.product(*map(range, got.shape)):
+        places = itertools.product(range(2), range(3), range(3))
+        inside = [(i, p, q) for i, p, q in places if 0 <= r + p - 1 < 4 and 0 <= c + q - 1 < 5]
+        want[n, o, r, c] = b[o] + sum(x[n, i, r + p - 1, c + q - 1] * taps[o, i, p, q] for i, p, q in inside)
+    assert bool(want.isnan().any()) and bool(want.isinf().any())
+    torch.testing.assert_close(got, want, equal_nan=True)
 
 
 def test_reference_that_contradicts_its_signature_is_refused() -> None:
