@@ -145,12 +145,17 @@ def test_far_rows_and_faint_rows() -> None:
     region = regions.softmax(m=200, n=40)
     sides = set()
     for seed in range(20):
-        far, faint = (make(region, case(region, name, seed))[0] for name in ("far", "faint"))
-        middle, size = far.mean(1), faint.abs().amax(1)
-        assert (middle.abs() > 14).all() and (far - middle[:, None]).abs().max() < 6 and (middle.abs() > 2e4).any()
+        far, beyond, faint = (make(region, case(region, name, seed))[0] for name in ("far", "beyond", "faint"))
+        for rows in (far, beyond):
+            middle = rows.mean(1)
+            assert (middle.abs() > 14).all() and (rows - middle[:, None]).abs().max() < 6 and (middle.abs() > 2e4).any()
+        size = faint.abs().amax(1)
         assert size.min() < 1e-12 and 0.3 < size.max() < 6
-        sides.add(len(middle.sign().unique()))
-    assert sides == {1, 2}
+        assert len(far.sign().unique()) == 2 and len(beyond.sign().unique()) == 1
+        sides.add(float(beyond[0, 0].sign()))
+        few = make(region, dataclasses.replace(case(region, "far", seed), sizes={"s0": 2, "s1": 3}))[0]
+        assert len(few.sign().unique()) == 2
+    assert sides == {-1.0, 1.0}
 
 
 def test_a_stretch_is_drawn_anew() -> None:

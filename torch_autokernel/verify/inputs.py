@@ -224,11 +224,19 @@ def _tiny(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 
 
 def _far(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
-    """Every row around a number of its own, far from zero, half of the time all on one side: what is subtracted from a row must
-    come from that row."""
+    """Every row around a number of its own, far from zero, on both sides of it: what is subtracted from a row must come from that
+    row."""
     base = torch.randn((*shape[:-1], 1) if len(shape) > 1 else (1,) * len(shape), generator=g)
-    sign = base.sign() if float(torch.rand((), generator=g)) < 0.5 or not base.numel() else base.flatten()[0].sign()
+    sign = base.sign()
+    if sign.numel() > 1 and bool((sign == sign.flatten()[0]).all()):
+        sign.view(-1)[-1] *= -1
     return torch.randn(shape, generator=g) + sign * torch.exp2(16 - 12 * torch.rand(base.shape, generator=g) ** 2)
+
+
+def _beyond(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """The same with all rows on one side, either one."""
+    far = _far(shape, g)
+    return far.abs().copysign(far.flatten()[0]) if far.numel() else far
 
 
 def _faint(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
@@ -272,5 +280,5 @@ def _weights(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
     "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
-    "cancelling": _cancelling, "far": _far, "faint": _faint, "weights": _weights,
+    "cancelling": _cancelling, "far": _far, "beyond": _beyond, "faint": _faint, "weights": _weights,
 }  # fmt: skip
