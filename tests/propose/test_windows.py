@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from tests.propose.running import compare, compile_all, random_inputs, run
 from torch_autokernel.capture.whole import capture_whole
+from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.types import Region
 from torch_autokernel.core.windows import Window
 from torch_autokernel.propose.choices import Schedule
@@ -45,16 +46,28 @@ def _geometry(n: int, stride: int = 1, padding: int = 0, dilation: int = 1, grou
     return [stride] * n, [padding] * n, [dilation] * n, False, [0] * n, groups
 
 
-def max_gradient(kernel: int, size: tuple[int, int]) -> Callable[..., torch.Tensor]:
+def max_gradient(kernel: int, size: tuple[int, int], stride: int | None = None, padding: int = 0) -> Callable[..., torch.Tensor]:
     """As AOTAutograd writes it."""
+    steps = [stride or kernel] * 2
 
     def gradient(offsets: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         rows = offsets.shape[0] * offsets.shape[1]
-        at = prims._low_memory_max_pool_offsets_to_indices(offsets, [kernel] * 2, list(size), [kernel] * 2, [0, 0], [1, 1])
-        zeros = torch.zeros(rows, size[0] * size[1])
+        at = prims._low_memory_max_pool_offsets_to_indices(offsets, [kernel] * 2, list(size), steps, [padding] * 2, [1, 1])
+        zeros = torch.zeros(rows, size[0] * size[1], dtype=g.dtype)
         return zeros.scatter_add(1, at.reshape(rows, -1), g.reshape(rows, -1)).reshape(*offsets.shape[:2], *size)
 
     return gradient
+
+
+def places(kernel: int, size: tuple[int, int], stride: int, padding: int = 0, ceil: bool = False) -> list[torch.Tensor]:
+    """Where the maxima of some images are, and a gradient."""
+    image = randn(2, 3, *size).mul(2).round()
+    _values, found = prims._low_memory_max_pool_with_offsets(image, [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1], ceil)
+    return [found, randn(*found.shape)]
+
+
+def avg_gradient(*window: Any) -> Callable[..., torch.Tensor]:
+    return lambda g, x: aten.avg_pool2d_backward(g, x, *window)
 
 
 def indexed(x: torch.Tensor) -> Any:
@@ -87,13 +100,27 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[torch.Tensor]]]] = 
     "indices": (indexed, lambda: [randn(2, 3, 9, 34)]),
     "max_gradient2": (max_gradient(2, (8, 34)), lambda: [offsets(2, 3, 4, 17, taps=4), randn(2, 3, 4, 17)]),
     "max_gradient3": (max_gradient(3, (9, 27)), lambda: [offsets(2, 3, 3, 9, taps=9), randn(2, 3, 3, 9)]),
+    "max_gradient3s2p1": (max_gradient(3, (8, 34), 2, 1), lambda: places(3, (8, 34), 2, 1)),
+    "max_gradient3s2": (max_gradient(3, (10, 36), 2), lambda: places(3, (10, 36), 2)),
+    "max_gradient3s1p1": (max_gradient(3, (5, 21), 1, 1), lambda: places(3, (5, 21), 1, 1)),
+    "max_gradient5s3p2": (max_gradient(5, (12, 39), 3, 2), lambda: places(5, (12, 39), 3, 2, ceil=True)),
+    "max_gradient2s3": (max_gradient(2, (9, 27), 3), lambda: places(2, (9, 27), 3)),
+    "max_gradient_bf16": (
+        max_gradient(3, (8, 34), 2, 1), lambda: [t.bfloat16() if k else t for k, t in enumerate(places(3, (8, 34), 2, 1))],
+    ),
     "avg2": (lambda x: F.avg_pool2d(x, 2), lambda: [randn(2, 3, 24, 26)]),
     "avg3s2p1": (lambda x: F.avg_pool2d(x, 3, 2, 1, True), lambda: [randn(2, 3, 10, 24)]),
     "avg_valid": (lambda x: F.avg_pool2d(x, 3, 2, 1, True, False), lambda: [randn(2, 3, 10, 24)]),
     "avg_divisor": (lambda x: F.avg_pool2d(x, 3, 1, 1, divisor_override=5), lambda: [randn(2, 3, 10, 24, dtype=torch.bfloat16)]),
-    "avg_gradient": (
-        lambda g, x: aten.avg_pool2d_backward(g, x, [2, 2], [2, 2], [0, 0], False, True, None),
-        lambda: [randn(2, 3, 4, 17), randn(2, 3, 8, 34)],
+    "avg_gradient": (avg_gradient([2, 2], [2, 2], [0, 0], False, True, None), lambda: [randn(2, 3, 4, 17), randn(2, 3, 8, 34)]),
+    "avg_gradient3s2p1": (
+        avg_gradient([3, 3], [2, 2], [1, 1], False, True, None), lambda: [randn(2, 3, 4, 17), randn(2, 3, 8, 34)],
+    ),
+    "avg_gradient3s1": (
+        avg_gradient([3, 3], [1, 1], [1, 1], False, False, None), lambda: [randn(2, 3, 8, 34), randn(2, 3, 8, 34)],
+    ),
+    "avg_gradient_ceil": (
+        avg_gradient([3, 2], [2, 1], [1, 0], True, False, None), lambda: [randn(2, 3, 5, 33), randn(2, 3, 8, 34)],
     ),
     "causal": (lambda x, w, b: F.conv1d(F.pad(x, (3, 0)), w, b, groups=5), lambda: [randn(2, 5, 37), randn(5, 1, 4), randn(5)]),
     "causal_silu_bf16": (
@@ -125,7 +152,7 @@ def region_of(name: str) -> tuple[Region, list[torch.Tensor]]:
 Built = tuple[Mapping[str, Region], Mapping[str, list[torch.Tensor]], Mapping[str, Kernel], ctypes.CDLL]
 
 
-VARIED = ("max2", "max3s2p1", "offsets3s2p1", "max_gradient2", "causal", "depthwise_stride", "conv_relu_pool")
+VARIED = ("max2", "max3s2p1", "offsets3s2p1", "max_gradient2", "max_gradient3s2p1", "avg_gradient3s2p1", "causal", "depthwise_stride", "conv_relu_pool")
 
 
 def build(names: Iterable[str], schedule: Schedule, folder: Path) -> Built:
@@ -204,11 +231,9 @@ def test_windows_upon_windows_are_refused() -> None:
         generate(region.signature, Schedule(), region.sizes, 2)
 
 
-def test_gradients_of_overlapping_windows_are_refused() -> None:
-    fn = lambda g, x: aten.avg_pool2d_backward(g, x, [3, 3], [2, 2], [1, 1], False, True, None)
-    region = capture_whole(fn, [randn(2, 3, 4, 4), randn(2, 3, 8, 8)]).captured.region
-    with pytest.raises(Refused, match="overlap"):
-        generate(region.signature, Schedule(), region.sizes, 2)
+def test_gradients_of_many_windows_at_one_place_are_refused() -> None:
+    with pytest.raises(CaptureError, match="torch's own is better"):
+        capture_whole(avg_gradient([4, 4], [1, 1], [1, 1], False, True, None), [randn(2, 3, 7, 7), randn(2, 3, 8, 8)])
 
 
 @pytest.mark.parametrize("ceil", [False, True])

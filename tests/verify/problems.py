@@ -211,6 +211,14 @@ def pool_offsets(x):
     return tuple(torch.ops.prims._low_memory_max_pool_with_offsets(x, [3, 3], [2, 2], [1, 1], [1, 1], False))
 
 
+@problem(given(4, 6, 6, 10, dtype=torch.int8), given(4, 6, 6, 10))
+def pool_gradient(offsets, g):
+    rows = offsets.shape[0] * offsets.shape[1]
+    at = torch.ops.prims._low_memory_max_pool_offsets_to_indices(offsets, [3, 3], [12, 20], [2, 2], [1, 1], [1, 1])
+    zeros = torch.zeros(rows, 240)
+    return zeros.scatter_add(1, at.reshape(rows, -1), g.reshape(rows, -1)).reshape(*offsets.shape[:2], 12, 20)
+
+
 @problem(given(4, 6, 12, 20))
 def avg_pool(x):
     return F.avg_pool2d(x, 3, 2, 1)

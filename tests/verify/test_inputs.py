@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.verify import regions
+from tests.verify.problems import captured
 from tests.verify.regions import Graph
 from torch_autokernel.core.types import Case, Const, Region
 from torch_autokernel.verify.indices import ranges
@@ -175,3 +176,17 @@ def test_one_input_alone_is_from_the_distribution() -> None:
     plain, far = (make(region, case(region, name)) for name in ("normal", "far"))
     mixed = make(region, dataclasses.replace(case(region, "far"), note="input 1 alone"))
     assert torch.equal(mixed[0], plain[0]) and torch.equal(mixed[1], far[1])
+
+
+def test_places_of_maxima_lie_in_the_image() -> None:
+    """As a pool gives them: none in the padding, each of the others sooner or later."""
+    region = captured("pool_gradient")
+    met = set()
+    for seed in range(60):
+        for tame in (True, False):
+            offsets = make(region, case(region, "normal", seed), tame)[0].long()
+            rows, columns = (torch.arange(n) for n in offsets.shape[-2:])
+            h, w = 2 * rows[:, None] - 1 + offsets // 3, 2 * columns - 1 + offsets % 3
+            assert bool(((h >= 0) & (h < 12) & (w >= 0) & (w < 20)).all())
+        met |= {("corner", int(offsets[0, 0, 0, 0])), ("inner", int(offsets[0, 0, 3, 4]))}
+    assert met == {("corner", n) for n in (4, 5, 7, 8)} | {("inner", n) for n in range(9)}

@@ -16,12 +16,14 @@ from torch import Tensor, fx
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.signature import tensor_of
 from torch_autokernel.capture.sizes import hint
-from torch_autokernel.core.windows import MOST_PRODUCTS, MOST_TAPS, Window
+from torch_autokernel.core.windows import MOST_MEETING, MOST_PRODUCTS, MOST_TAPS, Window
 
 _SCATTER = "aten.scatter_add.default"
+_AVERAGED = "aten.avg_pool2d_backward.default"
+_GRADIENTS = (_SCATTER, _AVERAGED)
 _POOLS = ("aten.max_pool2d_with_indices.default", "prims._low_memory_max_pool_with_offsets.default", "aten.avg_pool2d.default")
 # Read anew by every window at hardly any cost.
-_CHEAP = frozenset(("aten.constant_pad_nd.default", "aten.relu.default", "prims.convert_element_type.default"))
+_CHEAP = frozenset(("aten.constant_pad_nd.default", "aten.relu.default", "prims.convert_element_type.default", ops.INDICES))
 
 
 def fits(node: fx.Node) -> bool:
@@ -32,6 +34,8 @@ def fits(node: fx.Node) -> bool:
         return False
     if ops.kind(name) == "convolution":
         return products(node) <= MOST_PRODUCTS
+    if name == _AVERAGED:
+        return _gathers(window(node), tensor_of(node).shape)
     if name in _POOLS:
         kernel = window(node).kernel
         return _floats(node) and len(kernel) > 1 and math.prod(kernel) <= MOST_TAPS
@@ -39,13 +43,20 @@ def fits(node: fx.Node) -> bool:
 
 
 def window(node: fx.Node) -> Window:
-    """The window of a pool."""
+    """The window of a pool, or of the pool whose gradient this is."""
+    name = ops.name_of(node.target)
+    if name == _SCATTER:
+        found = _indices(node)
+        assert found is not None, "only sums that are a pool's gradient are asked"
+        kernel, _size, *rest = (tuple(found.args[k]) for k in range(1, 6))  # type: ignore[arg-type]
+        return Window.of(kernel, *rest)
+    first = 2 if name == _AVERAGED else 1
 
     def given(at: int, name: str) -> Any:
-        return node.args[at] if len(node.args) > at else node.kwargs.get(name)
+        return node.args[first + at] if len(node.args) > first + at else node.kwargs.get(name)
 
-    dilation = None if "avg" in str(node.target) else given(4, "dilation")
-    return Window.of(given(1, "kernel_size"), given(2, "stride"), given(3, "padding"), dilation)
+    dilation = None if "avg" in name else given(3, "dilation")
+    return Window.of(given(0, "kernel_size"), given(1, "stride"), given(2, "padding"), dilation)
 
 
 def products(node: fx.Node) -> float:
@@ -58,19 +69,26 @@ def products(node: fx.Node) -> float:
 
 
 def pooled_gradient(node: fx.Node) -> bool:
-    """Whether a scattered sum is the gradient of a max pool: onto zeros, at indices
-    that come from the offsets of a pool whose windows do not overlap and are within the image."""
-    zeros, dim, index, _source = node.args[:4]
+    """Whether a scattered sum is the gradient of a max pool: onto zeros, at indices that come from a pool's offsets."""
+    zeros, dim, _index, _source = node.args[:4]
     if not isinstance(zeros, fx.Node) or ops.name_of(zeros.target) != "aten.full.default" or zeros.args[1] != 0 or dim != 1:
         return False
+    found = _indices(node)
+    return found is not None and _gathers(window(node), found.args[2])
+
+
+def _indices(node: fx.Node) -> fx.Node | None:
+    """Where the indices of a scattered sum are made of a pool's offsets."""
+    index = node.args[2]
     while isinstance(index, fx.Node) and ops.name_of(index.target) in ("aten.reshape.default", "aten.view.default"):
         index = index.args[0]
-    if not isinstance(index, fx.Node) or ops.name_of(index.target) != ops.INDICES:
-        return False
-    kernel, size, stride, padding, dilation = (tuple(index.args[k]) for k in range(1, 6))  # type: ignore[arg-type]
-    found, offsets = Window.of(kernel, stride, padding, dilation), tensor_of(index.args[0])  # type: ignore[arg-type]
-    within = zip(offsets.shape[-len(kernel) :], kernel, found.stride, size, strict=True)
-    return not found.overlaps and not any(padding) and all((hint(m) - 1) * s + k <= n for m, k, s, n in within)
+    return index if isinstance(index, fx.Node) and ops.name_of(index.target) == ops.INDICES else None
+
+
+def _gathers(found: Window, size: Any) -> bool:
+    """Whether a kernel takes the gradient of a pool from the windows that hold an element."""
+    apart = any(n % s for n, s in zip(size[-len(found.stride) :], found.stride, strict=True))
+    return set(found.dilation) == {1} and found.meeting <= MOST_MEETING and not apart
 
 
 def doubtful(node: fx.Node) -> bool:
@@ -79,7 +97,7 @@ def doubtful(node: fx.Node) -> bool:
 
 
 def slides(node: fx.Node) -> bool:
-    return ops.name_of(node.target) in (*_POOLS, ops.CONVOLUTION)
+    return ops.name_of(node.target) in (*_POOLS, *_GRADIENTS, ops.CONVOLUTION)
 
 
 def ends_before(node: fx.Node, argument: fx.Node, inside: Set[fx.Node], windowed: Set[fx.Node]) -> bool:
@@ -90,7 +108,7 @@ def ends_before(node: fx.Node, argument: fx.Node, inside: Set[fx.Node], windowed
         return False
     if ops.kind(ops.name_of(node.target)) in ("reduction", "scan"):
         return argument in windowed
-    if not slides(node) or ops.name_of(node.target) in _POOLS and not window(node).overlaps:
+    if not slides(node) or ops.name_of(node.target) != ops.CONVOLUTION and not window(node).overlaps:
         return False
     todo = [argument]
     while todo:

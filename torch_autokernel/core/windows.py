@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_TAPS = 25  # of a pool; Inductor writes no more out, either
+MOST_MEETING = 9  # windows of a pool that share an element of the image, where its gradient is a sum over them
 MOST_PRODUCTS = 32  # that make one element of a convolution
 
 
@@ -40,6 +42,11 @@ class Window:
         room = size + 2 * p - self.dilation[d] * (k - 1) - 1
         count = (room + s - 1 if ceil else room) // s + 1
         return count - 1 if ceil and (count - 1) * s >= size + p else count
+
+    @property
+    def meeting(self) -> int:
+        """In how many windows an element may be; without dilation."""
+        return math.prod(-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True))
 
     @property
     def overlaps(self) -> bool:

@@ -32,6 +32,7 @@ from torch_autokernel.propose.ir import Index, Node, peel
 from torch_autokernel.propose.pull import Inst, Puller, Table, kept_index
 
 MAX_REWORK = 64
+MOST_SEGMENTS = 36  # of a sweep: stretches of rows, or of what is within them, each with code of its own
 SHORT = 16
 LONG = 32768  # bytes of a row, from which on it is better read once
 
@@ -379,7 +380,7 @@ class Former:
             for inner in sweep.pieces(content):
                 group.append(self._pull_segment(sweep, {**outer, **inner}))
             sweep.segments.append(group)
-        if len(sweep.segments) > 16 or any(len(g) > 16 for g in sweep.segments):
+        if len(sweep.segments) > MOST_SEGMENTS or any(len(g) > MOST_SEGMENTS for g in sweep.segments):
             raise Refused("too many pieces")
 
     def _pull_segment(self, sweep: Sweep, ranges: dict[str, Range]) -> Segment:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
-from torch_autokernel.core.windows import MOST_PRODUCTS, MOST_TAPS, Window
+from torch_autokernel.core.windows import MOST_MEETING, MOST_PRODUCTS, MOST_TAPS, Window
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.index import Refused, at_most
 from torch_autokernel.propose.ir import Node, const, point
@@ -110,24 +111,83 @@ def _counts(x: Node, window: Window, out: Sequence[int], count_padding: bool, di
 
 
 def max_pool_gradient(offsets: Node, gradient: Node, window: Window, size: Sequence[int]) -> Node:
-    """The gradient of a max pool whose windows do not overlap; `gradient` is shaped like `offsets`."""
-    _apart(window)
-    spread = [(offsets, const(0, "int32")), (gradient, const(0.0, gradient.dtype))]
-    offset, value = (_unpooled(x, window, size, fill) for x, fill in spread)
-    inside = _unpooled(ir.expand(const(True), offsets.shape), window, size, const(False))
-    hit = point("eq", [offset, _place(window, size)], "bool", "int32")
-    return _select(point("and", [hit, inside], "bool"), value, const(0.0, gradient.dtype), gradient.dtype)
+    """The gradient of a max pool; `gradient` is shaped like `offsets`."""
+
+    def at(number: int, taken: Taken) -> Node:
+        hit = point("eq", [taken(offsets, const(0, "int32")), const(number, "int32")], "bool", "int32")
+        inside = taken(ir.expand(const(True), offsets.shape), const(False))
+        value = taken(gradient, const(0.0, gradient.dtype))
+        return _select(point("and", [hit, inside], "bool"), value, const(0.0, gradient.dtype), gradient.dtype)
+
+    return _gathered(at, gradient, window, size)
 
 
 def avg_pool_gradient(
     gradient: Node, x: Node, window: Window, size: Sequence[int], count_padding: bool, divisor: int | None
 ) -> Node:
-    """The gradient of an average pool whose windows do not overlap."""
-    _apart(window)
+    """The gradient of an average pool."""
     out = [int(n) for n in gradient.shape[-len(window.kernel) :]]
     counts = ir.convert(_counts(x, window, out, count_padding, divisor), gradient.dtype)
     share = point("div", [gradient, counts], gradient.dtype)
-    return _unpooled(share, window, size, const(0.0, gradient.dtype))
+    at = lambda _number, taken: taken(share, const(0.0, share.dtype))  # noqa: E731
+    return _gathered(at, share, window, size)
+
+
+Taken = Callable[[Node, Node], Node]  # of a node shaped like the windows, those that hold the place; the fill where none does
+
+
+def _gathered(at: Callable[[int, Taken], Node], gradient: Node, window: Window, size: Sequence[int]) -> Node:
+    """An image of sums over the windows that hold an element, in their order; `at` is asked for each place in a window.
+    Elements that have the same places in their windows are made together, then laid side by side."""
+    dtype, first = gradient.dtype, len(gradient.shape) - len(size)
+    if set(window.dilation) != {1}:
+        raise Refused("the gradient of a pool whose windows have gaps")
+    if window.meeting > MOST_MEETING:
+        raise Refused(f"the gradient of a pool of which {window.meeting} windows share an element")
+    if any(n % s for n, s in zip(size, window.stride, strict=True)):
+        raise Refused(f"the gradient of a pool by steps of {window.stride} over an image of {size}")
+    counts = [n // s for n, s in zip(size, window.stride, strict=True)]
+
+    def made(phases: Tap) -> Node:
+        """Of the dimensions from the `len(phases)`-th on, all elements; of those before, every stride-th from the phase on."""
+        i = len(phases)
+        if i < len(size):
+            return _side_by_side([made((*phases, r)) for r in range(window.stride[i])], first + i)
+        reached = zip(phases, window.kernel, window.stride, window.padding, strict=True)
+        total: Node | None = None
+        for tap in itertools.product(*(range((r + p) % s + (k - 1 - (r + p) % s) // s * s, -1, -s) for r, k, s, p in reached)):
+            number = functools.reduce(lambda n, tk: n * tk[1] + tk[0], zip(tap, window.kernel, strict=True), 0)
+            steps = [((r + p - t) // s) for r, t, s, p in zip(phases, tap, window.stride, window.padding, strict=True)]
+
+            def taken(x: Node, fill: Node, steps: list[int] = steps) -> Node:
+                for i, (step, count) in enumerate(zip(steps, counts, strict=True)):
+                    x = _shifted(x, first + i, step, count, fill)
+                return x
+
+            found = at(number, taken)
+            total = found if total is None else point("add", [total, found], dtype)
+        return ir.expand(const(0.0, dtype), (*gradient.shape[:first], *counts)) if total is None else total
+
+    return made(())
+
+
+def _shifted(x: Node, d: int, start: int, count: int, fill: Node) -> Node:
+    """`count` elements along a dimension from `start` on, which may lie outside."""
+    behind, n = len(x.shape) - 1 - d, int(x.shape[d])
+    before, after = max(0, -start), max(0, start + count - n)
+    if before or after:
+        x = padded(x, [*[(0, 0)] * behind, (before, after)], fill)
+    return ir.sliced(x, d, start + before, 1, (*x.shape[:d], count, *x.shape[d + 1 :]))
+
+
+def _side_by_side(each: Sequence[Node], d: int) -> Node:
+    """Along a dimension, elements of the given nodes in turns."""
+    if len(each) == 1:
+        return each[0]
+    shape, count = each[0].shape, len(each)
+    parts = [(ir.unsqueeze(x, d + 1), r, r + 1, r) for r, x in enumerate(each)]
+    turns = ir.pieces(parts, d + 1, (*shape[: d + 1], count, *shape[d + 1 :]), each[0].dtype)
+    return ir.reshape(turns, (*shape[:d], dims.mul(shape[d], count), *shape[d + 1 :]))
 
 
 def convolution(x: Node, weight: Node, bias: Node | None, window: Window, groups: int, shape: ir.Shape, dtype: str) -> Node:
@@ -152,11 +212,6 @@ def convolution(x: Node, weight: Node, bias: Node | None, window: Window, groups
             total = point("mul", [value, w], dtype) if total is None else point("fma", [value, w, total], dtype)
     assert total is not None
     return ir.reshape(total, shape)
-
-
-def _apart(window: Window) -> None:
-    if window.overlaps or set(window.dilation) != {1}:
-        raise Refused("the gradient of a pool whose windows overlap or have gaps")
 
 
 def _limit(x: Node, window: Window, most: int) -> None:
@@ -197,38 +252,6 @@ def _stepwise(values: Sequence[int], after: int) -> Node:
         parts.append((ir.expand(const(value, "int32"), shape), at, at + count, 0))
         at += count
     return parts[0][0] if len(parts) == 1 else ir.pieces(parts, 0, shape, "int32")
-
-
-def _unpooled(x: Node, window: Window, size: Sequence[int], fill: Node) -> Node:
-    """Each element at every place of its window; `fill` where no window is."""
-    first = len(x.shape) - len(size)
-    for i, (k, s, p, n) in enumerate(zip(window.kernel, window.stride, window.padding, size, strict=True)):
-        d = first + i
-        m = int(x.shape[d])
-        x = ir.unsqueeze(x, d + 1)
-        x = ir.expand(x, (*x.shape[: d + 1], k, *x.shape[d + 2 :]))
-        x = _extended(x, d + 1, 0, s - k, fill)
-        x = ir.reshape(x, (*x.shape[:d], m * s, *x.shape[d + 2 :]))
-        x = _extended(x, d, 0, max(0, n + p - m * s), fill)
-        x = ir.sliced(x, d, p, 1, (*x.shape[:d], n, *x.shape[d + 1 :]))
-    return x
-
-
-def _extended(x: Node, d: int, before: int, after: int, fill: Node) -> Node:
-    back = len(x.shape) - 1 - d
-    return padded(x, [*[(0, 0)] * back, (before, after)], fill) if before or after else x
-
-
-def _place(window: Window, size: Sequence[int]) -> Node:
-    """For each element of the image, its place within its window."""
-    total: Node = const(0, "int32")
-    for i, (k, s, p, n) in enumerate(zip(window.kernel, window.stride, window.padding, size, strict=True)):
-        windows = -(-(n + p) // s)
-        inner = Node("iota", (s,), "int32", value=(0, 1))
-        line = ir.reshape(ir.expand(ir.reshape(inner, (1, s)), (windows, s)), (windows * s,))
-        line = ir.reshape(ir.sliced(line, 0, p, 1, (n,)), (n, *(1,) * (len(size) - 1 - i)))
-        total = point("add", [point("mul", [total, const(k, "int32")], "int32"), line], "int32")
-    return total
 
 
 def _select(cond: Node, a: Node, b: Node, dtype: str) -> Node:

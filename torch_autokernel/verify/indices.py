@@ -9,6 +9,7 @@ from typing import Any
 
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Op, Ref, Signature
+from torch_autokernel.core.windows import Window
 
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 
@@ -16,11 +17,13 @@ _INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 @dataclass
 class Range:
     """`bounds` are sizes that the value must stay below; `marks` are constants it is compared with (such as an ignored
-    label); `negative` says that counting from the end is allowed."""
+    label); `negative` says that counting from the end is allowed. `pool`: the values are the places of maxima in the windows of
+    this pool over an image of this size."""
 
     bounds: list[Dim] = field(default_factory=list)
     marks: set[int] = field(default_factory=set)
     negative: bool = True
+    pool: tuple[Window, tuple[int, ...]] | None = None
 
 
 def ranges(signature: Signature) -> dict[int, Range]:
@@ -29,6 +32,10 @@ def ranges(signature: Signature) -> dict[int, Range]:
     origins: list[set[int]] = [{i} if s.dtype in _INTEGERS else set() for i, s in enumerate(signature.inputs)]
     found: dict[int, Range] = {}
     for op in signature.ops:
+        if "max_pool_offsets_to_indices" in op.target:
+            for source in origins[op.args[0].index]:
+                kernel, size, *rest = op.args[1:6]
+                found.setdefault(source, Range()).pool = Window.of(kernel, *rest), tuple(size)
         for index, bound, wraps in _uses(op, shapes):
             for source in origins[index.index]:
                 entry = found.setdefault(source, Range())

@@ -89,7 +89,7 @@ def _integers(
 ) -> torch.Tensor:
     sizes = case.sizes
     if tame:
-        return torch.zeros(shape, dtype=kind)
+        return _within_image(torch.zeros(shape, dtype=torch.int64), span).to(kind)
     most = min(max([2, *sizes.values()]), torch.iinfo(kind).max)
     if span is not None and span.bounds:
         most = max(1, min(dims.evaluate(b, sizes) for b in span.bounds))
@@ -101,7 +101,23 @@ def _integers(
         every = int(torch.randint(0, 5, (), generator=generator)) == 0 and case.distribution != "normal"
         share = 1.0 if every else 0.125  # all of them are marked now and then, which leaves nothing to see
         values = torch.where(torch.rand(shape, generator=generator) < share, mark, values)
-    return values.to(kind)
+    return _within_image(values, span).to(kind)
+
+
+def _within_image(offsets: torch.Tensor, span: Range | None) -> torch.Tensor:
+    """Places of maxima in a pool's windows, where these lie in the image: no padding is a maximum."""
+    if span is None or span.pool is None:
+        return offsets
+    (window, size), n, place, rest = span.pool, len(span.pool[1]), torch.zeros_like(offsets), offsets
+    step = 1
+    for i in reversed(range(n)):
+        k, s, p, d = window.kernel[i], window.stride[i], window.padding[i], window.dilation[i]
+        start = torch.arange(offsets.shape[i - n]).mul(s).sub(p).reshape(-1, *(1,) * (n - 1 - i))
+        first = (-start).clamp_min(0).add(d - 1).div(d, rounding_mode="floor")
+        last = (size[i] - 1 - start).div(d, rounding_mode="floor").clamp_max(k - 1)
+        place += step * torch.minimum(torch.maximum(rest % k, first), last)
+        rest, step = rest // k, step * k
+    return place
 
 
 def _structured(values: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
@@ -224,8 +240,8 @@ def _tiny(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 
 
 def _far(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
-    """Every row around a number of its own, far from zero, on both sides of it: what is subtracted from a row must come from that
-    row."""
+    """Every row around a number of its own, far from zero, on both sides of it: what is subtracted from a row must come from
+    that row."""
     base = torch.randn((*shape[:-1], 1) if len(shape) > 1 else (1,) * len(shape), generator=g)
     sign = base.sign()
     if sign.numel() > 1 and bool((sign == sign.flatten()[0]).all()):

@@ -93,10 +93,10 @@ class Noise:
     not move where its operands are perturbed alike, which of two large ones in a row happens to be so in many rows.
 
     With more sources and neighbours than runs, rows of the matrix are shared, and two sources that share one may cancel in all
-    runs: q cos + p sin with both rounded to bf16 did for one element in 100000, and a softmax between two keys whose places differ
-    by as many as there are rows. So there are two designs, of which the second moves on by one more row after each round of
-    rows: what shares a row in the one does not in the other, if it lies closer together than the square of their number (in one
-    source) or in the same round (in two, but where sources are many).
+    runs: q cos + p sin with both rounded to bf16 did for one element in 100000, and a softmax between two keys whose places
+    differ by as many as there are rows. So there are two designs, of which the second moves on by one more row after each round
+    of rows: what shares a row in the one does not in the other, if it lies closer together than the square of their number (in
+    one source) or in the same round (in two, but where sources are many).
     """
 
     def __init__(self, pool: torch.Tensor, run: int, runs: int, design: int = 0) -> None:
@@ -380,8 +380,8 @@ def _so_far(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, float]:
 
 
 def _convolved(func: Any, args: Any) -> torch.Tensor:
-    """A convolution whose padding brings nothing. In float64 torch multiplies its zeros by the weights, of which infinite ones give
-    NaN at the border; its convolutions in fp32 and bf16 do so as well in some sizes, not in most."""
+    """A convolution whose padding brings nothing. In float64 torch multiplies its zeros by the weights, of which infinite ones
+    give NaN at the border; its convolutions in fp32 and bf16 do so as well in some sizes, not in most."""
     x, weight, bias, *rest = args
     if bool(weight.isfinite().all()):
         return func(x, weight, bias, *rest)  # type: ignore[no-any-return]
