@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounter
 
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
+from torch_autokernel.capture import around
 from torch_autokernel.capture.inner import goes_over_time
 from torch_autokernel.capture.staged import concerns
 
@@ -222,6 +223,50 @@ def test_a_loop_between_products_is_a_kernel_in_inference(engine: ReferenceEngin
             torch.testing.assert_close(fast(x), model(x))
     assert len(fast.forward.plans) == 2 and fast.forward._compiled is None, fast.forward.reason
     assert len(set(engine.calls)) == 1, "one kernel serves all lengths"
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_what_stands_around_a_loop_is_one_graph_where_that_is_faster(
+    pays: bool, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: dict[Any, Any] = {}
+    asked = []
+
+    def trial(whole: Any, decision: Any, compiled: Any, eager: Any, config: Any) -> bool:
+        torch.testing.assert_close(compiled()(), eager())
+        asked.append(whole.sizes)
+        return pays
+
+    monkeypatch.setattr(around, "compiling_around_pays", trial)
+    monkeypatch.setattr(around, "_GRAPHS", graphs)
+    torch.manual_seed(0)
+    model = Tower()
+    fast = ak.autokernel(copy.deepcopy(model), strict=True, rest="eager")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            for length in (LENGTH, LENGTH, LENGTH + 5, LENGTH + 3):
+                x = torch.randn(2, length, 6)
+                torch.testing.assert_close(fast(x), model(x))
+    assert len(graphs) == 2, "layers that are alike have one, each of two lengths; the third has none"
+    assert len(asked) == 4 and all(len(layer.forward.plans) == 3 for layer in fast.layers)
+    torch._dynamo.reset()
+    before = len(engine.calls)
+    with torch.no_grad():
+        fast(torch.randn(2, LENGTH, 6))
+    loops = {r.signature.digest for r in engine.regions if r.signature.ops[0].target == "loop"}
+    assert sum(digest in loops for digest in engine.calls[before:]) == 2
+
+
+def test_a_graph_around_a_loop_that_differs_is_not_used(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(around, "compiling_around_pays", lambda *given: True)
+    monkeypatch.setattr(around, "_GRAPHS", {})
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *given: [t + 1 for t in function(*given)])
+    model, x = Mixed(), torch.randn(2, LENGTH, 6)
+    fast = ak.autokernel(copy.deepcopy(model), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x))
+        assert len(fast.forward.plans) == 1
+        torch.testing.assert_close(fast(x), model(x))
 
 
 def test_the_looping_parts_of_a_decorated_model_are_kernels(engine: ReferenceEngine) -> None:

@@ -1,20 +1,23 @@
 """Inference calls of a forward with a loop over time and products around it: the loop is a kernel, the rest runs as it is.
 
 A kernel holds no products around its loop. So the call is read as for training (`loop_plan.py`), the loop alone is a region,
-and what stands before and behind it is what eager runs.
+and what stands before and behind it runs as eager runs it, or as one compiled graph with the kernel in its middle, where that
+is faster.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from torch_autokernel.capture import purity
+from torch_autokernel.capture import operators, purity
 from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.direct import MISS, SLOWER, Plan, or_reason
 from torch_autokernel.capture.loop_plan import loop_operands, named_state, structure
 from torch_autokernel.capture.loop_region import Loop
@@ -22,17 +25,23 @@ from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.loop_training import alone
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, capture_recurrence, longest
-from torch_autokernel.capture.trial import kernel_pays
+from torch_autokernel.capture.trial import compiling_around_pays, kernel_pays
 from torch_autokernel.capture.whole import plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
+from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.engine import Engine
+
+_GRAPHS: dict[tuple[Any, ...], Callable[..., Any]] = {}  # loops' kernels with what stands around, by what the call computes
+_MOST_LENGTHS = 2  # of one call that get a graph, each compiled anew
 
 
 def plan_around(
-    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config
-) -> Plan | str:
-    """A plan for calls like this one, which record no gradients, or the reason why there is none."""
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
+    options: Mapping[str, Any],
+) -> Plan | str:  # fmt: skip
+    """A plan for calls like this one, which record no gradients, or the reason why there is none. `options` are the decorator's
+    own, as torch.compile takes them."""
     tensors = [*(a for a in args if isinstance(a, torch.Tensor)), *named_state(module)]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return "gradients are recorded"
@@ -43,12 +52,14 @@ def plan_around(
     watched = purity.watch(function, module)
     if watched.reason is not None:
         return watched.reason
-    return or_reason(lambda: _planned(function, args, module, config, watched), config, "a loop cannot be a kernel alone")
+    planned = lambda: _planned(function, args, module, config, watched, options)
+    return or_reason(planned, config, "a loop cannot be a kernel alone")
 
 
 def _planned(
-    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config, watched: purity.Watched
-) -> Plan | str:
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
+    watched: purity.Watched, options: Mapping[str, Any],
+) -> Plan | str:  # fmt: skip
     with torch.no_grad():
         whole = capture_recurrence(function, args, module, structure())
         loop = Loop.of(whole.captured.region.signature)
@@ -62,14 +73,60 @@ def _planned(
             return decision.reason
         kernel = engine.load(decision.entry)
 
+        def planned(run: Callable[..., Any]) -> Plan:
+            return Plan(run, args, watched, whole.order, state, whole.outputs, whole.out_spec)
+
         def run(*given: torch.Tensor) -> Any:
             return call(lambda operands, _length: kernel(*operands), *given, length)
 
-        plan = Plan(run, args, watched, whole.order, state, whole.outputs, whole.out_spec)
-        mine = plan(args)
-        if mine is MISS or not agree(pytree.tree_leaves(mine), witness(whole, function, args, module)):
+        theirs = witness(whole, function, args, module)
+        plan = planned(run)
+        if not _agrees(plan, args, theirs):
             return "the loop's kernel and the original differ at this length"
+
+        @functools.cache
+        def compiled() -> Plan:
+            """With the kernel as an operator in one graph; layers that are alike have the same."""
+            assert decision.entry is not None
+            kind = whole.captured.region.signature.digest, decision.entry.op_name, repr(sorted(options.items()))
+            if (key := (*kind, length)) not in _GRAPHS:
+                if sum(k[:-1] == kind for k in _GRAPHS) >= _MOST_LENGTHS:
+                    raise CaptureError("there are graphs for other lengths")
+                through = _through(call, operators.ensure(decision.entry, engine.load), length)
+                _GRAPHS[key] = torch.compile(through, backend=backend, dynamic=False, options=dict(options) or None)
+            found = planned(torch.no_grad()(_GRAPHS[key]))
+            if not _agrees(found, args, theirs):
+                raise CaptureError("what stands around a loop differs where it is compiled")
+            return found
+
+        def in_a_graph() -> Plan | str:
+            if not operators.callable_as_operator(region.signature):
+                return "the kernel is no operator"
+            contest = whole.captured.region, decision, lambda: functools.partial(compiled(), args), lambda: plan(args)
+            return compiled() if compiling_around_pays(*contest, config) else "no faster as one graph"
+
         original = function if module is None else functools.partial(function, module)
         with plain_forward(module, function):
             pays = kernel_pays(whole.captured.region, decision, lambda: lambda: plan(args), lambda: original(*args), config)
-        return plan if pays else SLOWER
+        if not pays:
+            return SLOWER
+        found = or_reason(in_a_graph, config, "what stands around a loop cannot be compiled")
+        return found if isinstance(found, Plan) else plan
+
+
+def _through(call: Callable[..., Any], operator: operators.Operator, length: int) -> types.FunctionType:
+    """The call with the loop's kernel as an operator, for dynamo, which keeps what it compiled with the code object."""
+    single = len(operator.entry.signature.output_specs) == 1
+
+    def through(*given: torch.Tensor) -> Any:
+        kernel = operator.overload
+        return call(lambda operands, _length: (kernel(*operands),) if single else kernel(*operands), *given, length)
+
+    through.__code__ = through.__code__.replace()
+    assert isinstance(through, types.FunctionType)
+    return through
+
+
+def _agrees(plan: Plan, args: tuple[Any, ...], theirs: list[Any]) -> bool:
+    mine = plan(args)
+    return mine is not MISS and agree(pytree.tree_leaves(mine), theirs)

@@ -165,7 +165,7 @@ class Accelerated:
         else:
             self.plans[key] = before
         if isinstance(plan, str) and plan != direct.SLOWER and self.cuts:
-            found = plan_around(self.original, args, self.module, resolved)
+            found = plan_around(self.original, args, self.module, resolved, self.options)
             plan = found if isinstance(found, direct.Plan) else f"{plan}; {found}"
         if isinstance(plan, direct.Plan):
             self.plans[key] = plan

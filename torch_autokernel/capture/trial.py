@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 60
 SECONDS = 3.0
-PLAIN, COMPILED, KERNEL = "plain", "compiled", "kernel"
+PLAIN, COMPILED, KERNEL, AROUND = "plain", "compiled", "kernel", "compiled around a kernel"
 Calls = Mapping[str, Callable[[], Any]]
 
 
@@ -78,6 +78,15 @@ def kernel_pays(
     `whole` is what the call computes, of which the kernel's region may be a part."""
     name = [KERNEL, whole.signature.digest, sorted(whole.sizes.items())]
     return _no_slower(name, kernels_of([decision]), lambda: {KERNEL: routed(), PLAIN: plain}, config)
+
+
+def compiling_around_pays(
+    whole: Region, decision: Decision, compiled: Callable[[], Callable[[], Any]], eager: Callable[[], Any], config: Config
+) -> bool:
+    """Whether what stands around a loop's kernel is faster as one compiled graph with the kernel in it. `compiled` is asked for
+    that call where it is to be timed. False where nothing is known and nothing may be timed."""
+    name = [AROUND, whole.signature.digest, sorted(whole.sizes.items())]
+    return _no_slower(name, kernels_of([decision]), lambda: {AROUND: compiled(), KERNEL: eager}, config, unknown=False)
 
 
 def compiling_pays(
@@ -152,11 +161,14 @@ def _step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torc
     return both if wanted else lambda: call(*args)
 
 
-def _no_slower(name: Sequence[Any], contest: Mapping[str, str], contenders: Callable[[], Calls], config: Config) -> bool:
-    """Whether the first contender is no slower than the second, by the median; what was found is kept by name and threads."""
+def _no_slower(
+    name: Sequence[Any], contest: Mapping[str, str], contenders: Callable[[], Calls], config: Config, unknown: bool = True
+) -> bool:
+    """Whether the first contender is no slower than the second, by the median; what was found is kept by name and threads.
+    `unknown` where nothing is known and nothing may be measured."""
     engine = Engine.current(config)
     if not engine.timed:
-        return True
+        return unknown
 
     def measure() -> Outcome:
         calls = contenders()
@@ -166,7 +178,7 @@ def _no_slower(name: Sequence[Any], contest: Mapping[str, str], contenders: Call
         return Outcome(frozenset() if found.median < 1 else frozenset(contest), text)
 
     outcome = _outcome(_key(name, engine), contest, engine, measure if config.on_miss == "generate" else None)
-    return outcome is None or bool(outcome.kept)
+    return unknown if outcome is None else bool(outcome.kept)
 
 
 def _key(name: Sequence[Any], engine: Engine) -> CacheKey:

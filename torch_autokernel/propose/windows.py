@@ -19,9 +19,13 @@ Tap = tuple[int, ...]
 
 
 def padded(x: Node, pads: Sequence[tuple[Dim, Dim]], value: Node) -> Node:
-    """x with elements before and after its last dimensions, the first pair for the last one."""
+    """x with elements before and after its last dimensions, the first pair for the last one; negative counts take away."""
     for back, (before, after) in enumerate(pads):
         d = len(x.shape) - 1 - back
+        start, before = (-before, 0) if isinstance(before, int) and before < 0 else (0, before)
+        lost, after = (-after, 0) if isinstance(after, int) and after < 0 else (0, after)
+        if start or lost:
+            x = ir.sliced(x, d, start, 1, (*x.shape[:d], dims.add(x.shape[d], -start - lost), *x.shape[d + 1 :]))
         shape = (*x.shape[:d], dims.add(x.shape[d], before, after), *x.shape[d + 1 :])
         fill = ir.expand(value, shape)
         if not (at_most(0, before) and at_most(0, after)):
