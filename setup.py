@@ -8,7 +8,10 @@ setup(
     ext_modules=[
         Extension(
             "torch_autokernel._launcher",
-            sources=["csrc/module.c", "csrc/launcher.c", "csrc/plan.c", "csrc/match.c", "csrc/indices.c", "csrc/workspace.c"],
+            sources=[
+                "csrc/module.c", "csrc/launcher.c", "csrc/plan.c", "csrc/match.c", "csrc/indices.c", "csrc/workspace.c",
+                "csrc/pages.c",
+            ],
             depends=["csrc/dlpack_exchange.h", "csrc/launcher.h"],
             define_macros=[("Py_LIMITED_API", LIMITED_API)],
             extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],

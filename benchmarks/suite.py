@@ -37,11 +37,15 @@ from torch_autokernel.app.progress import Progress  # noqa: E402
 from torch_autokernel.app.report import COULD_NOT_RUN, DONE, INTERRUPTED, NOT_SO  # noqa: E402
 from torch_autokernel.core.errors import AutoKernelError, UsageError  # noqa: E402
 
-DEFAULT, KEPT = "default", "kept"
-# What makes glibc give freed blocks back to the next caller instead of to the kernel; for every contender alike.
+DEFAULT, KEPT, HUGE, OWN = "default", "kept", "huge", "own"
+_ALIKE = {"TORCH_AUTOKERNEL_HUGE_PAGES": "0"}
+# For every contender alike, but for `own`: glibc's defaults; what makes glibc give freed blocks back to the next caller instead
+# of to the kernel; torch's allocations in huge pages. In `own`, only large outputs of our kernels are: as users have it.
 ALLOCATION: dict[str, dict[str, str]] = {
-    DEFAULT: {},
-    KEPT: {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_MMAP_MAX_": "0"},
+    DEFAULT: _ALIKE,
+    KEPT: {**_ALIKE, "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_MMAP_MAX_": "0"},
+    HUGE: {**_ALIKE, "THP_MEM_ALLOC_ENABLE": "1"},
+    OWN: {},
 }
 PASSES = {"listed": None, "all": (FORWARD, BACKWARD), "only": (BACKWARD,), "none": (FORWARD,)}
 GRACE = 10  # seconds for a row's process to end by itself
@@ -211,7 +215,8 @@ def parser() -> Parser:
                    help="`all`: forward, and forward and backward, of all rows that have gradients (the bare option); `only`: "
                    "the latter; `none`: the former; `listed`: what a row's table has (default)")  # fmt: skip
     p.add_argument("--allocation", type=_list(ALLOCATION, "allocation"), default=[DEFAULT], metavar="LIST",
-                   help="default: glibc's; kept: freed blocks stay in the process (default: default)")  # fmt: skip
+                   help="default: glibc's; kept: freed blocks stay in the process; huge: in huge pages; "
+                        "own: only our kernels' outputs are (default: default)")  # fmt: skip
     p.add_argument("--against", type=_list(KNOWN, "baseline"), default=list(KNOWN), metavar="LIST", help="default: all")
     p.add_argument("--via", choices=("decorator", "compile"), default="decorator", help="how a model is accelerated")
     p.add_argument("--seconds", type=_positive, default=5.0, metavar="S", help="of each interleaved timing (default: 5)")

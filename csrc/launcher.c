@@ -47,6 +47,12 @@ static int output_address(Launcher* self, PyObject* tensor, void** address) {
   }
   if (self->exchange->tensor_from_object(tensor, &t)) return -1;
   *address = (char*)t.data + t.byte_offset;
+  uint64_t elements = 1;
+  for (int d = 0; d < t.ndim; d++) {
+    if (!t.shape[d]) return 0;
+    elements += (uint64_t)(t.shape[d] - 1) * (uint64_t)t.strides[d];
+  }
+  in_huge_pages(*address, elements * t.dtype.bits / 8);
   return 0;
 }
 

@@ -86,6 +86,10 @@ int match(Launcher* self, PyObject* args, void** buffers, int64_t* sizes, char* 
 /* workspace.c: at least `bytes` of 64-byte aligned memory of this thread, or NULL. */
 void* workspace_of(int64_t bytes);
 
+/* pages.c: advise the kernel to back a large new output with huge pages. */
+void in_huge_pages(void* data, uint64_t bytes);
+PyObject* pages_huge(PyObject* module, PyObject* flag);
+
 /* indices.c: inside(exchange, tensor, limit, spared or None) -> bool */
 PyObject* indices_inside(PyObject* module, PyObject* args);
 

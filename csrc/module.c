@@ -10,6 +10,8 @@ static int module_exec(PyObject* module) {
 static PyMethodDef module_methods[] = {
     {"inside", indices_inside, METH_VARARGS,
      "inside(exchange, tensor, limit, spared) -> whether all elements are within [0, limit) or equal to `spared`, unless it is None."},
+    {"huge_pages", pages_huge, METH_O,
+     "huge_pages(flag) -> the flag before. Whether new outputs of 32 MiB and more are advised to be in huge pages."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -4,6 +4,7 @@ import torch
 
 ABI: int
 
+def huge_pages(flag: bool) -> bool: ...
 def inside(exchange: Any, tensor: torch.Tensor, limit: int, spared: int | None) -> bool: ...
 
 class Launcher:

@@ -46,7 +46,7 @@ def parsed(*words: str) -> Any:
         (["--rows", "nothing"], "no row named 'nothing'"),
         (["--dtype", "fp8"], "no dtype named 'fp8'; known: fp32, bf16"),
         (["--dtype", ","], "no dtype named ','"),
-        (["--allocation", "mine"], "known: default, kept"),
+        (["--allocation", "mine"], "known: default, kept, huge, own"),
         (["--against", "tvm"], "known: eager, inductor, max-autotune"),
         (["--threads", "0"], "no list of positive numbers"),
         (["--threads", "1,x"], "no list of positive numbers"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import torch_autokernel as ak
 from tests.lang.conftest import add_signature
 from torch_autokernel.core.errors import GuardMiss
 from torch_autokernel.core.types import Op, Ref, Signature, TensorSpec
@@ -32,6 +35,31 @@ def signature_of(
 @pytest.fixture
 def add(entry: Entry) -> Any:
     return launch.launcher(entry("nothing"), add_signature())
+
+
+# ------------------------------------------------------------------------------------------ where outputs lie
+def in_huge_pages(tensor: torch.Tensor) -> bool:
+    """Whether the kernel is advised to back the middle of the tensor's memory with huge pages."""
+    at, inside = tensor.data_ptr() + tensor.nbytes // 2, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= at < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    return False
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(), reason="no huge pages in this kernel")
+def test_large_outputs_are_in_huge_pages(entry: Entry) -> None:
+    spec = TensorSpec.contiguous(("s0", 1024), "float32")
+    made = launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))
+    (large,), (small,) = made(torch.empty(9000, 1024)), made(torch.empty(8000, 1024))
+    assert in_huge_pages(large) and not in_huge_pages(small)
+    with ak.config.patch(huge_pages=False):
+        made = launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))
+        (large,) = made(torch.empty(20000, 1024))
+    assert not in_huge_pages(large)
+    launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))  # as it was
 
 
 # ------------------------------------------------------------------------------------------ what does not fit

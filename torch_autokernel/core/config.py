@@ -34,7 +34,8 @@ class Config:
     only looks up. `max_seconds`, `max_tokens` and `max_money` bound the search of one compilation; tokens are spent only
     where a model is named, money counts only with a price table (`llm_prices`, a JSON file), 0 forbids both. With a model
     named and no proposers given, the proposers are `schedule` and `llm`. `rest` says what compiles the part of a graph that
-    no kernel replaces. `strict` raises where the plugin would fall back.
+    no kernel replaces. `strict` raises where the plugin would fall back. `huge_pages` advises Linux to back outputs of 32 MiB
+    and more with huge pages; it holds for the process, from the next kernel that is loaded on.
     """
 
     disable: bool = False
@@ -54,6 +55,7 @@ class Config:
     proposers: tuple[str, ...] = ("schedule",)
     rest: str = "inductor"
     strict: bool = False
+    huge_pages: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("on_miss", ON_MISS), ("rest", REST)):
@@ -105,7 +107,8 @@ def _string(value: Any) -> str:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     known = ("disable", "cache_dir", "on_miss", "offline", "max_seconds", "max_tokens", "arch", "llm_model",
-             "llm_base_url", "llm_api_key", "llm_prices", "llm_reviews", "llm_answer_tokens", "max_money")  # fmt: skip
+             "llm_base_url", "llm_api_key", "llm_prices", "llm_reviews", "llm_answer_tokens", "max_money",
+             "huge_pages")  # fmt: skip
     out = {}
     for name in known:
         if (value := environ.get(PREFIX + name.upper())) is not None:

@@ -9,6 +9,7 @@ import torch
 
 from torch_autokernel import _launcher
 from torch_autokernel.core import dims
+from torch_autokernel.core.config import config
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.errors import GuardMiss, ToolchainError
 from torch_autokernel.core.types import Signature
@@ -32,6 +33,7 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
     Outputs never require grad. Shapes bind the symbols first; the stride of a dimension of size 1 is neither compared
     nor bound, and a symbol that no element's address depends on gets its least value.
     """
+    _launcher.huge_pages(config.resolve().huge_pages)
     index = {name: i for i, name in enumerate(signature.symbols)}
 
     def size(dim: Dim) -> Any:
