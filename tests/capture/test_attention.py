@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 import torch_autokernel  # noqa: F401  (registers the backend)
@@ -14,6 +15,7 @@ from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import attention, ops
 from torch_autokernel.capture.partition import partition
 from torch_autokernel.capture.whole import capture_whole, trace
+from torch_autokernel.core.errors import CaptureError
 
 T, D = 12, 8
 Tensor = torch.Tensor
@@ -42,6 +44,10 @@ def biased(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> Tensor:
 
 def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return plain(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1))
+
+
+def torchs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
 def safe(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -82,6 +88,7 @@ SPELLINGS: dict[str, tuple[Callable[..., Any], list[Tensor]]] = {
     "capped": (capped, [*qkv(keys=7), torch.rand(T, 7) > 0.5]),
     "grouped_causal": (lambda q, k, v: causal(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)), qkv(1)),
     "decode": (plain, [qkv()[0][:, :, :1], *qkv()[1:]]),
+    "torchs": (torchs, qkv()),
 }
 
 
@@ -89,8 +96,11 @@ def graph_of(fn: Callable[..., Any], args: list[Tensor]) -> fx.Graph:
     return trace(fn, args)[0].graph
 
 
+HEARTS = (*ops.PRODUCTS, ops.ATTENTION)
+
+
 def products(graph: fx.Graph) -> list[fx.Node]:
-    return [n for n in graph.nodes if ops.name_of(n.target) in ops.PRODUCTS]
+    return [n for n in graph.nodes if ops.name_of(n.target) in HEARTS]
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
@@ -109,16 +119,27 @@ def test_spelling_is_one_region(name: str) -> None:
 @pytest.mark.parametrize("options", [{"rest": "eager"}, {}], ids=["eager", "inductor"])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_graph_computes_the_same(name: str, options: dict[str, str], engine: ReferenceEngine) -> None:
-    if options == {} and name not in ("safe", "grouped_causal", "capped"):
-        pytest.skip("one compilation with Inductor takes seconds; three of them cover its rewritings")
+    if options == {} and name not in ("safe", "grouped_causal", "capped", "torchs"):
+        pytest.skip("one compilation with Inductor takes seconds; four of them cover its rewritings")
     fn, args = SPELLINGS[name]
     compiled = torch.compile(fn, backend="autokernel", options=options)
     with torch.no_grad():
         got, want = compiled(*args), fn(*args)
     loose = 1e-2 if got.dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(got, want, rtol=loose, atol=loose)
-    held = [r for r in engine.regions if any(o.target in ops.PRODUCTS for o in r.signature.ops)]
+    held = [r for r in engine.regions if any(o.target in HEARTS for o in r.signature.ops)]
     assert len(held) == 1 and held[0].signature.digest in engine.calls
+
+
+def test_torchs_attention_is_left_alone_where_its_sums_are_read() -> None:
+    def both(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+
+    assert not attention.find(graph_of(both, qkv()))
+    dropped = lambda q, k, v: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.1)[0]  # noqa: E731
+    assert not attention.find(graph_of(dropped, qkv()))
+    with pytest.raises(CaptureError, match="is not among"):
+        capture_whole(both, qkv())
 
 
 def other_axis(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.propose.running import check_at, compare, compile_all, random_inputs, run
 from tests.propose.tracing import trace
@@ -110,12 +111,26 @@ def transposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 WIDE, SMALL, DIRECT = Tiles(8, 6, 2, 48, 128), Tiles(8, 4, 1, 8, 16, 1, 0, 3), Tiles(8, 2, 4, 4, 32, 1, 1, 2)
+def torchs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def torchs_joined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.4)
+    return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], -1)
+
+
+def torchs_masked(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, keep)
+
+
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] = {
     "window": (window, qkv, Tiles(8, 6, 2, 12, 32)),
     "alibi": (alibi, lambda: [*qkv(), torch.rand(4)], SMALL),
     "joined": (joined, lambda: [torch.randn(2, 50, 96) for _ in range(3)], WIDE),
     "low_mask": (causal_finite, qkv, SMALL),
     "decode": (grouped, lambda: qkv(kv_heads=1, queries=1), DIRECT),
+    "torchs": (torchs, qkv, SMALL),
 }
 MORE: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] = {
     "plain": (plain, lambda: qkv(keys=70), WIDE),
@@ -130,6 +145,11 @@ MORE: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] = 
     "padded": (padded, lambda: [*qkv(kv_heads=1, queries=1), torch.arange(50).expand(2, 50) > 9], DIRECT),
     "causal_padded": (causal_padded, lambda: [*qkv(), torch.arange(50).expand(2, 50) > 30], SMALL),
     "direct": (window, qkv, Tiles(8, 1, 8, 3, 64, 0, 1, 5)),
+    "torchs_joined": (torchs_joined, qkv, WIDE),
+    "torchs_bf16": (torchs, lambda: qkv(dtype=torch.bfloat16), WIDE),
+    "torchs_few": (torchs, lambda: qkv(queries=3), DIRECT),
+    "torchs_masked": (torchs_masked, lambda: [*qkv(keys=40), torch.rand(50, 40) > 0.5], SMALL),
+    "torchs_bias": (torchs_masked, lambda: [*qkv(), torch.randn(2, 1, 50, 50)], SMALL),
 }
 Built = tuple[dict[str, Region], dict[str, Kernel], ctypes.CDLL]
 
@@ -220,9 +240,30 @@ def test_values_that_are_not_finite_stay_where_eager_has_them(quick: Built, name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("name", ["given", "padded", "causal_padded", "direct", "safe", "transposed"])
+@pytest.mark.parametrize("name", ["given", "padded", "causal_padded", "direct", "safe", "transposed", "torchs_bias"])
 def test_more_values_that_are_not_finite_stay_where_eager_has_them(more: Built, name: str, fill: float) -> None:
     not_finite(more, name, fill)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_no_masked_value_has_a_part_in_torchs(quick: Built, fill: float) -> None:
+    """Torch multiplies some of them by 0, as its blocks fall."""
+    regions, kernels, library = quick
+    torch.manual_seed(SEED)
+    region = regions["torchs"]
+    q, k, v = random_inputs(region.signature, dict(region.sizes))
+    (usual,) = run(library.torchs, kernels["torchs"], region.signature, [q, k, v])
+    at = v.shape[-2] // 2
+    v[0, 1, at, 3] = fill
+    (got,) = run(library.torchs, kernels["torchs"], region.signature, [q, k, v])
+    hit = torch.zeros_like(usual, dtype=torch.bool)
+    hit[0, 1, at:, 3] = True
+    torch.testing.assert_close(got[~hit], usual[~hit])
+    assert bool((got[hit].isnan() if math.isnan(fill) else got[hit] == fill).all())
+    k[0, 0, at, 2] = fill  # scores of this key, where it is not masked
+    q[1, 2, 7] = fill
+    (got,) = run(library.torchs, kernels["torchs"], region.signature, [q, k, v])
+    assert bool(got[0, 0, :at].isfinite().all()) and not bool(got[1, 2, 7].isfinite().any())
 
 
 def test_rows_without_a_key(quick: Built) -> None:

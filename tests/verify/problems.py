@@ -219,6 +219,11 @@ def pool_gradient(offsets, g):
     return zeros.scatter_add(1, at.reshape(rows, -1), g.reshape(rows, -1)).reshape(*offsets.shape[:2], 12, 20)
 
 
+@problem(given(2, 3, 40, 8), given(2, 3, 40, 8), given(2, 3, 40, 8))
+def causal_attention(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
 @problem(given(4, 6, 12, 20))
 def avg_pool(x):
     return F.avg_pool2d(x, 3, 2, 1)

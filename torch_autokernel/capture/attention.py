@@ -1,10 +1,11 @@
 """Finds attention in a graph: softmax(f(q k)) v, whatever stands around the softmax.
 
-A second product is taken whose first operand goes back, through element-wise operations, views and reductions over the last
-dimension, to exactly one product, with an exponential on the way. All that lies between, what leads to q, k and v without
-another reader (views, copies, conversions, scales), and the views and copies behind the result make one region with one
-result. Side values (masks, biases) come along where they are made from nothing or have no other reader; a value that others
-read too is copied where it is cheap, else it is an input.
+Torch's own attention is one where no gradient needs its sums. Of what is written out, a second product is taken whose first
+operand goes back, through element-wise operations, views and reductions over the last dimension, to exactly one product, with
+an exponential on the way. All that lies between, what leads to q, k and v without another reader (views, copies, conversions,
+scales), and the views and copies behind the result make one region with one result. Side values (masks, biases) come along
+where they are made from nothing or have no other reader; a value that others read too is copied where it is cheap, else it is
+an input.
 
 Nothing of such a region but its result is read outside, and every input is an ancestor of the result; so no path leaves the
 region and comes back.
@@ -20,7 +21,7 @@ from torch import fx
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.nodes import ancestors, writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name, tensor_of
-from torch_autokernel.core.products import PRODUCTS
+from torch_autokernel.core.products import ATTENTION, PRODUCTS
 
 LOW = ("float32", "bfloat16", "float16")
 MAX_NODES = 128
@@ -43,8 +44,8 @@ def find(graph: fx.Graph, allowed: Callable[[fx.Node], bool] = lambda node: True
     taken: set[fx.Node] = set()
     out = []
     for node in graph.nodes:
-        if _is_product(node) and allowed(node):
-            found = _around(node, position, allowed)
+        if (_is_product(node) or _name(node) == ATTENTION) and allowed(node):
+            found = (_around if _is_product(node) else _of_torch)(node, position, allowed)
             if found is not None and not taken & (set(found.members) - found.copies):
                 taken |= set(found.members) - found.copies
                 out.append(found)
@@ -83,6 +84,25 @@ def _around(second: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx
     members |= _before(sides, members, allowed, position)
     copies = _copies(members, result)
     if len(members) > MAX_NODES or _written_between(members, result, position):
+        return None
+    return Found(tuple(sorted(members, key=position.__getitem__)), frozenset(copies), result)
+
+
+def _of_torch(node: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx.Node], bool]) -> Found | None:
+    """Torch's attention, of which only the result is read, with the views and copies behind it and what its mask is made of."""
+    query, key, value = (tensor_of(a) for a in node.args[:3])  # type: ignore[arg-type]
+    dropout, mask = (node.args[3] if len(node.args) > 3 else 0.0), node.kwargs.get("attn_mask")
+    results = [u for u in node.users if u.args[1] == 0]
+    if dropout or len(results) != 1 or len(node.users) != 1 or dtype_name(query.dtype) not in LOW:
+        return None
+    if query.shape[:2] != key.shape[:2] or query.shape[:2] != value.shape[:2] or not allowed(results[0]):
+        return None
+    result, behind = _behind(results[0], allowed)
+    members = {node, results[0], *behind}
+    if isinstance(mask, fx.Node):
+        members |= _before([mask], members, allowed, position)
+    copies = _copies(members, result)
+    if copies & {node, results[0]} or len(members) > MAX_NODES or _written_between(members, result, position):
         return None
     return Found(tuple(sorted(members, key=position.__getitem__)), frozenset(copies), result)
 

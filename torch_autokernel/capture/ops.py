@@ -1,9 +1,9 @@
 """Which post-grad operations a region may hold, and what each does to shapes.
 
 Data only. `kind(target)` is one of `pointwise`, `view`, `reduction`, `shaped`, `scan`, `source`, `pool`, `convolution`,
-`product`, or None: not for us. A product is only for regions that are attention (`attention.py`) or that hold one product
-(`products.py`); which pools and convolutions a region may hold says `windows.py`. A test checks that the built-in generator can
-lower every name here.
+`product`, `attention`, or None: not for us. Products and torch's attention are only for regions that are attention
+(`attention.py`) or that hold one product (`products.py`); which pools and convolutions a region may hold says `windows.py`. A
+test checks that the built-in generator can lower every name here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from torch_autokernel.core.products import PRODUCTS
+from torch_autokernel.core.products import ATTENTION, PRODUCTS
 
 POINTWISE = frozenset((
     "aten.abs.default", "aten.add.Tensor", "aten.add.Scalar", "aten.sub.Tensor", "aten.sub.Scalar", "aten.mul.Tensor",
@@ -110,6 +110,8 @@ def kind(name: str) -> str | None:
         return "pool"
     if name == CONVOLUTION:
         return "convolution"
+    if name == ATTENTION:
+        return "attention"
     return GETITEM if name == GETITEM else None
 
 

@@ -247,7 +247,7 @@ def _fusible(graph: fx.Graph, banned: dict[fx.Node, str]) -> set[fx.Node]:
         if name == ops.GETITEM:
             if node.args[0] in out:
                 out.add(node)
-        elif ops.kind(name) not in (None, "product") and _values_fit(node) and windows.fits(node):
+        elif ops.kind(name) not in (None, "product", "attention") and _values_fit(node) and windows.fits(node):
             out.add(node)
     return out
 

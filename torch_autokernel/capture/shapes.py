@@ -103,6 +103,20 @@ def _product(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dic
     return broadcast(sizes, [(*left[:-1], right[-1]), *added])
 
 
+def _attention(sizes: Sizes, shapes: list[Shape], args: Sequence[Any], kwargs: dict[str, Any], want: tuple[Any, ...]) -> Shape:
+    """The first result. A head's sizes are constants: the scale follows from them."""
+    query, key, value, *mask = shapes
+    for d in (query[-1], key[-1], value[-1]):
+        _need_constant(sizes, d)
+    for a, b in zip((*query[:2], *query[:2], key[2]), (*key[:2], *value[:2], value[2]), strict=True):
+        sizes.same(a, b)
+    for shape in mask:
+        for a, b in zip(reversed(shape), (key[2], query[2], query[1], query[0]), strict=False):
+            if a != 1:
+                sizes.same(a, b)
+    return (*query[:-1], value[-1])
+
+
 def _need_constant(sizes: Sizes, dim: Dim) -> None:
     if not isinstance(dim, int):
         raise Pin(dims.symbols((dim,)))
@@ -247,7 +261,7 @@ _RULES: dict[str, Rule] = {
 }  # fmt: skip
 _BY_KIND: dict[str, Rule] = {
     "pointwise": _pointwise, "reduction": _reduce, "scan": _pointwise, "source": _from_arguments, "product": _product,
-    "pool": _pool, "convolution": _convolution,
+    "pool": _pool, "convolution": _convolution, "attention": _attention,
 }  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
         raise CaptureError(f"the function reads a tensor that is not an argument ({constants[0]})")
     held = {n for found in attention.find(gm.graph) for n in found.members}
     for node in members:
-        if ops.kind(ops.name_of(node.target)) is None:
+        if ops.kind(ops.name_of(node.target)) in (None, "attention") and node not in held:
             raise CaptureError(f"{ops.name_of(node.target)} is not among the operations that a region may hold")
         if not windows.fits(node) and not (in_order and ops.kind(ops.name_of(node.target)) == "convolution"):
             raise CaptureError(f"{ops.name_of(node.target)}: torch's own is better at one of this size")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch_autokernel.core.dims import Dim
-from torch_autokernel.core.products import PRODUCTS
+from torch_autokernel.core.products import ATTENTION, PRODUCTS
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import build
@@ -25,7 +25,8 @@ MAX_SPLITS = 16
 @dataclass(frozen=True)
 class Form:
     """The nodes that matter: `first` = q k, `score` what the softmax is taken of, `weights` its result as `second` = weights v
-    reads it. With `safe`, rows whose scores are all -inf have weights of zero instead of NaN."""
+    reads it. With `safe`, rows whose scores are all -inf have weights of zero instead of NaN. With `strict`, values of keys
+    that the mask empties have no part in a result, be they NaN; else 0 * NaN is NaN."""
 
     output: Node
     second: Node
@@ -33,6 +34,7 @@ class Form:
     score: Node
     first: Node
     safe: bool
+    strict: bool = False
 
 
 @dataclass
@@ -52,10 +54,11 @@ class Parts:
     total: Inst
     at: Affine
     safe: bool
+    strict: bool = False
 
 
 def count_products(signature: Signature) -> int:
-    return sum(op.target in PRODUCTS for op in signature.ops)
+    return sum(2 if op.target == ATTENTION else op.target in PRODUCTS for op in signature.ops)
 
 
 # ---- the form ----
@@ -80,7 +83,8 @@ def find(signature: Signature) -> Form:
     for node in (first, second):
         if node.dtype not in LOW:
             raise Refused(f"a product in {node.dtype}")
-    return Form(outputs[0], second, weights, score, first, safe)
+    strict = any(op.target == ATTENTION and op.args[4:5] == (True,) for op in signature.ops)
+    return Form(outputs[0], second, weights, score, first, safe, strict)
 
 
 def products_of(node: Node) -> list[Node]:
@@ -256,7 +260,7 @@ def _pull(
     for x, s in zip(made, store, strict=True):
         at = at + x.times(s)
     dot, total = (table.make("leaf", "float", axes=every | {a}, tensor=n) for n, a in (("dot", "j"), ("total", "e")))
-    return Parts(dict(outer), dict(sizes), table, query, key, value, score, dot, result, total, at, form.safe)
+    return Parts(dict(outer), dict(sizes), table, query, key, value, score, dot, result, total, at, form.safe, form.strict)
 
 
 def _pushed(form: Form, space: Space, index: Index) -> Index:

@@ -46,6 +46,7 @@ class AttentionText(PartsKernel):
         few = tiles.direct or self.group
         self.some = None if few else self._possible("j0 + c", last, "r0 + r1", f"r0 + least(rows, r1 + {tiles.mr}) - 1")
         self.looks = self.mask is not None and _loaded(self.mask.live)
+        self.strict = parts.strict and self.mask is not None
 
     # ---- sizes ----
     @property
@@ -69,7 +70,7 @@ class AttentionText(PartsKernel):
             self._pack_keys()
         if not self.value_plain:
             self._pack_values()
-        if (self.may or self.looks) and not self.tiles.direct:
+        if self.strict or (self.may or self.looks) and not self.tiles.direct:
             self._look_for_infinities()
         self._work()
 
@@ -117,11 +118,13 @@ class AttentionText(PartsKernel):
         return self.source(load, (along, "j")), ir.ELEMENT[load.dtype], size_text(load.at.coefficient("j"))
 
     def _look_for_infinities(self) -> None:
-        """0 for the outer axes whose values are all finite, NaN else: 0 * inf must stay NaN, so nothing is skipped there."""
+        """0 for the outer axes whose values are all finite, NaN else: 0 * inf must stay NaN, so nothing is skipped there. With
+        `strict` it must not come into being."""
         deps = self.deps(self.parts.value)
         self.buffer("unfit", product([self.parts.outer[a] for a in deps]))
         out = self.out
-        out("// where a value is not finite, masked keys count too (0 * inf is NaN)")
+        masked_keys = "masked keys are left out one by one" if self.strict else "masked keys count too"
+        out(f"// where a value is not finite, {masked_keys} (0 * inf is NaN)")
         with out.block(self.shared(deps)):
             source, kind, step = self._value_source()
             call = f"nothing_of<ak::{kind}, L>({source}, {step}, {self.sizes['j']}, {self.sizes['e']})"
@@ -166,8 +169,10 @@ class AttentionText(PartsKernel):
         else:
             key_kind, key_step = "f32", ""
             out(f"const float* const k = panels + {self._place(self.deps(self.parts.key))} * {self.one_panels};")
-        late = ", bool late" if self.some else ""
-        if self.may is not None or self.looks:
+        late = ", bool late" if self.some and not self.strict else ""
+        if self.strict:
+            out(f"const float odd = unfit[{self._place(self.deps(self.parts.value))}];")
+        elif self.may is not None or self.looks:
             out("int64_t left = 0;")
         with out.block(f"const auto meet = [&](int64_t j0, int64_t n{late})", "};"):
             with out.block(f"for (int64_t r1 = 0; r1 < rows; r1 += {mr})"):
@@ -176,7 +181,10 @@ class AttentionText(PartsKernel):
                     with out.block(f"for (int64_t r = r1; r < least(rows, r1 + {mr}); ++r)"):
                         self._softmax_row()
                     values, types = f"v + (j0 + first) * {step}, {step}", f"{mr}, {tiles.nv}, ak::{kind}, L"
-                    out(f"update_all<{types}>(s + first, lds, {values}, end - first, {self.sizes['e']}, o + r1 * ldo, ldo);")
+                    what = f"s + first, lds, {values}, end - first, {self.sizes['e']}, o + r1 * ldo, ldo"
+                    if self.strict:
+                        out(f"if (!(odd == 0.0f)) update_marked<ak::{kind}, L>(least({mr}, rows - r1), {what});", "else")
+                    out(f"update_all<{types}>({what});")
                 self._parts()
         self._all_keys()
         self._results()
@@ -190,6 +198,9 @@ class AttentionText(PartsKernel):
         out(f"const auto some = [&](int64_t c) {{ return {self.some}; }};", "int64_t first = 0, end = n;")
         out(f"while (end > 0 && !some((end - 1) / {w} * {w})) end = (end - 1) / {w} * {w};")
         out(f"while (first < end && !some(first)) first += {w};")
+        if self.strict:
+            out("if (first < end) part(first, end);")
+            return
         out("if (first > end) first = end;", "left += end - first < n;")
         out("const int64_t ends[] = {late ? 0 : first, late ? first : end, end, late ? n : end};")
         out("for (int k = 0; k < 4; k += 2) if (ends[k] < ends[k + 1]) part(ends[k], ends[k + 1]);")
@@ -245,6 +256,13 @@ class AttentionText(PartsKernel):
                 out("store(x + c, y, m);")
             out("tops = maximum(tops, keep(m, y, -std::numeric_limits<float>::infinity()));")
         out(f"online_softmax(x + first, end - first, tops, top[r], total[r], o + r * ldo, {self.sizes['e']});")
+        if self.strict:
+            assert isinstance(self.mask, Masked)
+            with out.block("if (!(odd == 0.0f)) each<L>(first, end, [&](int64_t c, auto m) AK_BODY", "});"):
+                out("[[maybe_unused]] const int64_t j = j0 + c;")
+                text = self.text.value(self.text.narrowed(self.mask.live), {})
+                out(f"const auto counts = {'~' if self.mask.inverse else ''}{text};")
+                out("store(x + c, select(counts, load(x + c, m), -1.0f), m);")
 
     # ---- which keys ----
     def _possible(self, key: str, last_key: str, row: str, last_row: str) -> str | None:
@@ -268,6 +286,10 @@ class AttentionText(PartsKernel):
                 self._look(self.mask)
             else:
                 out(f"return {self.may};")
+        if self.strict:
+            with out.block(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):
+                out(f"const int64_t n = least(KEYS, {keys} - j0);", "if (may(j0, n)) meet(j0, n);")
+            return
         odd = "0.0f" if self.tiles.direct else f"unfit[{self._place(self.deps(self.parts.value))}]"
         out(f"float odd = {odd};")
         with out.block(f"for (int64_t j0 = 0; j0 < {keys}; j0 += KEYS)"):

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Const, Op, Ref, Signature
 from torch_autokernel.core.windows import Window
-from torch_autokernel.propose import ir, windows
+from torch_autokernel.propose import ir, windows, written_out
 from torch_autokernel.propose.index import Refused, at_most, mul, product, sub
 from torch_autokernel.propose.ir import Node, const, convert, peel, point
 from torch_autokernel.propose.pull import unrolls
@@ -480,7 +481,7 @@ def _getitem(c: Call) -> Node:
     value, at = c.values[c.raw(0).index], int(c.raw(1))
     if isinstance(value, Call):
         return _split_piece(value, at, c.shape)
-    if isinstance(value, tuple) and isinstance(value[at], Node):
+    if isinstance(value, tuple) and at < len(value) and isinstance(value[at], Node):
         return value[at]  # type: ignore[no-any-return]
     raise Refused("a getitem on what is no tuple of tensors")
 
@@ -783,6 +784,16 @@ def _product_plus(c: Call) -> Node:
         raise Refused(f"{c.op.target} with factors")
     total = Node("product", c.shape, c.dtype, (c.node(1), c.node(2)))
     return point("add", [total, c.node(0)], c.dtype)
+
+
+@lowers(ATTENTION)
+def _attention(c: Call) -> tuple[Node]:
+    """Its first result; the second is for gradients, where torch's own runs."""
+    if c.raw(3, "dropout_p", 0.0):
+        raise Refused("attention with dropout")
+    query, key, value = (c.node(k) for k in range(3))
+    mask = None if c.op.kwargs.get("attn_mask") is None else c.resolve(c.op.kwargs["attn_mask"])
+    return (written_out.attention(query, key, value, mask, c.op.kwargs.get("scale"), bool(c.raw(4, "is_causal"))),)
 
 
 LOWERED: frozenset[str] = frozenset(_TABLE)

@@ -7,11 +7,11 @@ With y the candidate's output, o and e from the oracle, f D the deviation that a
     an output passes if besides the root mean square of |y - o| / (f D) is at most 2 (64 elements or more), and, in bf16 and
     fp16, its errors are not all on one side (`verify/bias.py`)
 
-Where o in the output's dtype, or e, is not finite, an element must be what one of them is, or o with means taken as sums
-(eager's running mean makes NaN of an infinite element). So a fused kernel that does not overflow in an intermediate bf16 or
-fp16 rounding passes, and one that turns NaN into a number does not. The other way round, an element may be infinite or NaN
-where it would be if every intermediate result within 8 roundings of the largest number overflowed. Integers and booleans must
-equal o, e or one of the m_j.
+Where o in the output's dtype, or e, is not finite, an element must be what one of them is. So a fused kernel that does not
+overflow in an intermediate bf16 or fp16 rounding passes, and one that turns NaN into a number does not. Anywhere it may be o
+with means taken as sums (eager's running mean makes NaN of an infinite element) and attention by its definition
+(`attention.py`). The other way round, an element may be infinite or NaN where it would be if every intermediate result within
+8 roundings of the largest number overflowed. Integers and booleans must equal o, e or one of the m_j.
 """
 
 from __future__ import annotations
@@ -81,10 +81,13 @@ def compare(got: torch.Tensor, target: Target) -> Difference:
     ratio = error / deviation
     if not bool(regular.all()):
         found = ok | _near_overflow(y, o, got.dtype)
-        for want in (rounded, e, *target.others):
+        for want in (rounded, e):
             found |= _same(y, want)
         ok = torch.where(regular, ok, found)
         ratio = torch.where(regular, ratio, 0.0)
+    for want in target.others:
+        other = ~ok & (_same(y, want) | want.isfinite() & ((y - want).abs() <= allowed))
+        ok, ratio = ok | other, torch.where(other, 0.0, ratio)
     if target.brim is not None:
         over = _same(y, target.brim)
         ok, ratio = ok | over, torch.where(over, 0.0, ratio)

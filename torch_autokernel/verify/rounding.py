@@ -13,6 +13,7 @@ unit roundoff of the dtype that an operation computes in.
                                                         summation, whose errors walk at random; on constant and on sorted
                                                         rows they do not: u (2 + K/4)
     convolution, mean of a window                       as a sum of its products, or of the window's elements
+    attention                                           as its products, its exponential and its sum one by one
     prefix sum, k-th of K                               u (2 + sqrt k) of the same, over the first k
     prefix product, k-th of K                           u (2 + k) of the result, and the smallest normal number times
                                                         |p_k| / |p_j|, p_j the least product up to k: fl(x y) = x y (1 + d) + e,
@@ -39,6 +40,8 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torch_autokernel.verify import attention
+
 # What rounding to a dtype may err where u of the value is less. Denormals of fp32's range may be flushed to zero; nothing
 # flushes those of fp16 (F16C and AVX512-FP16 ignore the flags): half their distance.
 LEAST = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-126}
@@ -64,6 +67,7 @@ _DECISIONS = frozenset(
     "gt ge lt le eq ne isnan isinf isfinite signbit sign floor ceil round trunc frac argmax argmin logical_and logical_or "
     "logical_not logical_xor".split()
 )
+_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _ACCUMULATES = frozenset("scatter_add scatter_reduce index_add embedding_dense_backward _unsafe_index_put".split())
 
 
@@ -147,8 +151,9 @@ class Exact(TorchDispatchMode):
     """Maps low-precision dtype arguments to float64. Tensors made from numbers alone are made in their own dtype first.
 
     `coherent` says that rows are alike or sorted, so that errors of a sum add up. `plain` takes means as sums: eager's
-    running mean turns an infinite element into NaN, a sum keeps it infinite. `brim` lets every result overflow that is within
-    8 roundings of what its native dtype holds: on which side of that another order of operations falls is open.
+    running mean turns an infinite element into NaN, a sum keeps it infinite; and attention as it is
+    defined. `brim` lets every result overflow that is within 8 roundings of what its native dtype holds: on which side of that
+    another order of operations falls is open.
 
     `disturbed` pairs inputs with their perturbed copies. Arithmetic takes the copies; what is only moved stays in pairs; what
     is decided (compared, rounded to an integer) on inputs alone is decided on the inputs as they are: no arithmetic comes
@@ -180,6 +185,8 @@ class Exact(TorchDispatchMode):
         out = _convolved(func, args) if func._schema.name == "aten::convolution" else func(*args, **kwargs)
         if self.plain and func._schema.name == "aten::var_mean":
             return out[0], _mean_like(out[1], args, kwargs)
+        if self.plain and func._schema.name == _ATTENTION:
+            return attention.defined(*args, **kwargs), out[1]
         if self.noise is None and not self.brim or func.is_view:
             return out
         kinds, unit = self.recorded[turn] if turn < len(self.recorded) else ((torch.float32,), UNIT[torch.float32])
@@ -215,6 +222,10 @@ class Exact(TorchDispatchMode):
             return values
         return pytree.tree_map_only(torch.Tensor, lambda t: self.pairs[id(t)][1] if id(t) in self.pairs else t, values)
 
+    def _growth(self, count: float) -> float:
+        """How a sum over so many errs, in units of rounding."""
+        return 2 + (max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count))
+
     def _disturb(
         self, func: Any, args: Any, kwargs: Any, out: Any, kind: torch.dtype | None, unit: float, which: int
     ) -> Any:
@@ -228,9 +239,13 @@ class Exact(TorchDispatchMode):
             return noise.rounded(out, kind) if u > unit > 0 else out
         if name in _MOVES and not (name == "index_put" and any(a is True for a in args)):
             return out
-        if name in _REDUCTIONS:
+        if func._schema.name == _ATTENTION:
+            if which == 0:
+                narrow = kind if kind in _NARROW else None
+                out = attention.noisy(noise, args, kwargs, out, inner, narrow, self._growth)
+        elif name in _REDUCTIONS:
             scale, count = _REDUCTIONS[name](func, args, kwargs, out, which)
-            amplitude = inner * (2 + (max(math.sqrt(count), count / 4) if self.coherent else math.sqrt(count)))
+            amplitude = inner * self._growth(count)
             if name == "cumprod":
                 least = LEAST[torch.float64 if u == UNIT[torch.float64] else torch.float32]
                 lost = torch.minimum(out.abs(), _enlarged(out, args[1]) * least)

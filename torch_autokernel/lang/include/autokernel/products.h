@@ -118,6 +118,18 @@ template <int R, int C, class E, int N> AK_INLINE void update_all(const float* p
   if (e < columns) update<R, 1, E, N>(p, ldp, v + e, ldv, keys, o + e, ldo, first<N>{columns - e});
 }
 
+// The same for `rows` rows, key by key, without those whose weight is marked as negative.
+template <class E, int N> AK_INLINE void update_marked(int64_t rows, const float* p, int64_t ldp, const typename E::Mem* v, int64_t ldv, int64_t keys, int64_t columns, float* o, int64_t ldo) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < keys; ++j) {
+      const float w = p[r * ldp + j];
+      if (w < 0.0f) continue;
+      each<N>(0, columns, [&](int64_t e, auto m) AK_BODY {
+        store(o + r * ldo + e, multiply_add(vec<float, N>(w), get<E>(v + j * ldv + e, m), load(o + r * ldo + e, m)), m);
+      });
+    }
+}
+
 // 0 where all of `keys` rows of values are finite, NaN else.
 template <class E, int N> AK_INLINE float nothing_of(const typename E::Mem* v, int64_t ldv, int64_t keys, int64_t columns) {
   vec<float, N> sum(0.0f);
