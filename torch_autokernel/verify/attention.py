@@ -34,7 +34,8 @@ def noisy(
     growth: Callable[[int], float],
 ) -> torch.Tensor:  # fmt: skip
     """The result `out` with simulated rounding: scores and results as sums of products, exponentials as such, weights in the
-    narrow dtype where there is one. `growth(K)` is how a sum over K errs, in units."""
+    narrow dtype where there is one; finite also where only what is masked makes `out` NaN. `growth(K)` is how a sum over K
+    errs, in units."""
     query, key, value, *more = args
     scores = query @ key.transpose(-2, -1)
     size = torch.maximum(scores.abs(), (query.square() @ key.square().transpose(-2, -1)).sqrt())
@@ -46,11 +47,12 @@ def noisy(
     total = noise.absolute(total, total, unit * growth(key.shape[-2]))
     if narrow is not None:
         weights = noise.rounded(weights, narrow)
+    value = torch.where(value.isfinite(), value, 0.0)
     sums = weights @ value
     size = torch.maximum(sums.abs(), (weights.square() @ value.square()).sqrt())
     sums = noise.absolute(sums, size, unit * growth(key.shape[-2]))
     found = noise.relative(sums / total, 2 * unit)
-    return torch.where(out.isfinite() & found.isfinite(), found, out)
+    return torch.where(found.isfinite(), found, out)
 
 
 def _masked(scores: torch.Tensor, more: Any, options: dict[str, Any], depth: int) -> tuple[torch.Tensor, torch.Tensor]:

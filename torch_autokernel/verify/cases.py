@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from torch_autokernel.core import dims
+from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Case, Op, Region, Signature, TensorSpec
 from torch_autokernel.verify.inputs import SPECIAL
 
@@ -221,6 +222,11 @@ def fewer_steps(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int
 def _shapes(signature: Signature) -> Iterator[tuple[dims.Dim, ...]]:
     yield from (spec.shape for spec in (*signature.inputs, *signature.output_specs))
     yield from (op.shape for op in signature.ops)
+    values = [*(spec.shape for spec in signature.inputs), *(op.shape for op in signature.ops)]
+    for op in signature.ops:
+        if op.target == ATTENTION:  # its scores, which the oracle writes out in several steps
+            query, key = (values[ref.index] for ref in op.args[:2])
+            yield from [(*query[:-1], key[-2])] * 4
 
 
 def _numel(shape: tuple[dims.Dim, ...], sizes: Mapping[str, int]) -> int:

@@ -167,14 +167,15 @@ def _target(
 ) -> Target:
     if not eager.is_floating_point():
         return Target(exact.to(eager.dtype), eager, others=tuple(m.to(eager.dtype) for runs in noisy for m in runs))
+    centre = exact if plain is exact else torch.where(exact.isfinite(), exact, plain)
     spread = torch.zeros_like(exact)
     for runs in noisy:
         one = torch.zeros_like(exact)
         for m in runs:
-            one += (m - exact).nan_to_num_(0, 0, 0).square_()
+            one += (m - centre).nan_to_num_(0, 0, 0).square_()
         spread = torch.maximum(spread, one.div_(len(runs)).sqrt_())
-    amplified = _amplified(spread, exact) / UNIT[eager.dtype]
-    deviation = _at_least_typical(spread, exact, UNIT[eager.dtype]) + LEAST[eager.dtype]
+    amplified = _amplified(spread, centre) / UNIT[eager.dtype]
+    deviation = _at_least_typical(spread, centre, UNIT[eager.dtype]) + LEAST[eager.dtype]
     factor = _eager_factor(eager, exact, deviation)
     others = () if plain is exact else (plain.to(eager.dtype).double(),)
     fits = bool((brim.isfinite() | ~exact.isfinite()).all())
