@@ -16,6 +16,7 @@ from torch_autokernel.capture import attention, ops
 from torch_autokernel.capture.partition import partition
 from torch_autokernel.capture.whole import capture_whole, trace
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.products import ATTENTION
 
 T, D = 12, 8
 Tensor = torch.Tensor
@@ -96,7 +97,7 @@ def graph_of(fn: Callable[..., Any], args: list[Tensor]) -> fx.Graph:
     return trace(fn, args)[0].graph
 
 
-HEARTS = (*ops.PRODUCTS, ops.ATTENTION)
+HEARTS = (*ops.PRODUCTS, ATTENTION)
 
 
 def products(graph: fx.Graph) -> list[fx.Node]:

@@ -17,6 +17,7 @@ from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import around
 from torch_autokernel.capture.inner import goes_over_time
 from torch_autokernel.capture.staged import concerns
+from torch_autokernel.core.errors import GuardMiss
 
 Tensor = torch.Tensor
 LENGTH = 40
@@ -255,6 +256,44 @@ def test_what_stands_around_a_loop_is_one_graph_where_that_is_faster(
         fast(torch.randn(2, LENGTH, 6))
     loops = {r.signature.digest for r in engine.regions if r.signature.ops[0].target == "loop"}
     assert sum(digest in loops for digest in engine.calls[before:]) == 2
+
+
+def test_a_graph_around_a_loop_is_for_tensors_as_they_were(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another dtype of arguments or parameters, of the same shapes: dynamo would compile it anew around a kernel for the first."""
+    monkeypatch.setattr(around, "compiling_around_pays", lambda whole, decision, compiled, eager, config: compiled() is not None)
+    monkeypatch.setattr(around, "_GRAPHS", {})
+    torch.manual_seed(0)
+    model = Mixed()
+    fast = ak.autokernel(copy.deepcopy(model), strict=True, rest="eager")
+    x = torch.randn(2, LENGTH, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x))
+        (plan,) = fast.forward.plans.values()
+        assert isinstance(plan.kernel, around._Graph)
+        for change in (nn.Module.double, nn.Module.float):
+            change(model), change(fast)
+            x = x.to(next(model.parameters()).dtype)
+            got = fast(x)
+            assert got.dtype == x.dtype
+            torch.testing.assert_close(got, model(x))
+        turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+        torch.testing.assert_close(fast(turned), model(turned))
+
+
+def test_a_graph_around_a_loop_that_fails_is_not_asked_again(engine: ReferenceEngine) -> None:
+    def fails(*given: Tensor) -> Any:
+        calls.append(given)
+        if len(calls) > 1:
+            raise RuntimeError("no compiler")
+        return given
+
+    calls: list[Any] = []
+    graph = around._Graph(fails)
+    graph(torch.ones(2))
+    for _ in range(3):
+        with pytest.raises(GuardMiss):
+            graph(torch.ones(2))
+    assert len(calls) == 2
 
 
 def test_a_graph_around_a_loop_that_differs_is_not_used(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch
 
 import torch_autokernel as ak
 from tests.lang.conftest import add_signature
-from torch_autokernel.core.errors import GuardMiss
+from torch_autokernel.core.errors import ConfigError, GuardMiss
 from torch_autokernel.core.types import Op, Ref, Signature, TensorSpec
 from torch_autokernel.lang import launch
 
@@ -50,16 +50,21 @@ def in_huge_pages(tensor: torch.Tensor) -> bool:
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(), reason="no huge pages in this kernel")
-def test_large_outputs_are_in_huge_pages(entry: Entry) -> None:
+def test_large_outputs_are_in_huge_pages(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = TensorSpec.contiguous(("s0", 1024), "float32")
     made = launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))
     (large,), (small,) = made(torch.empty(9000, 1024)), made(torch.empty(8000, 1024))
     assert in_huge_pages(large) and not in_huge_pages(small)
-    with ak.config.patch(huge_pages=False):
-        made = launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))
-        (large,) = made(torch.empty(20000, 1024))
+    monkeypatch.setenv("TORCH_AUTOKERNEL_HUGE_PAGES", "0")
+    ak.config.reload()
+    made = launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))
+    (large,) = made(torch.empty(20000, 1024))
     assert not in_huge_pages(large)
+    monkeypatch.undo()
+    ak.config.reload()
     launch.launcher(entry("nothing"), signature_of(spec, outputs=(spec,), symbols=("s0",)))  # as it was
+    with pytest.raises(ConfigError, match="whole process"):
+        ak.autokernel(torch.sin, huge_pages=False)
 
 
 # ------------------------------------------------------------------------------------------ what does not fit

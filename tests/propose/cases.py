@@ -211,7 +211,7 @@ CASES: dict[str, Case] = {
                          (21, 42, 126)),
     "stacked_apart": Case(stacked_apart, lambda r, c: [randn(r, c), randn(r, c), torch.arange(r * c).reshape(r, c)], ROWS),
     "shifted_rows": Case(lambda x, m: x + (F.pad(x, (0, 0, 1, -1)) - x) * m, lambda m, n: [randn(m, n), randn(n)], ((37, 53), (2, 17))),
-    "cropped": Case(lambda x: torch.exp(F.pad(x, (-1, 2, -2, -1))), lambda m, n: [randn(m, n)], ((37, 53), (5, 17))),
+    "cropped": Case(lambda x: torch.exp(F.pad(x, (-1, 2, 2, -1))), lambda m, n: [randn(m, n)], ((37, 53), (5, 17))),
 }  # fmt: skip
 
 

@@ -7,7 +7,10 @@ is faster.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
+import threading
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,10 +32,14 @@ from torch_autokernel.capture.trial import compiling_around_pays, kernel_pays
 from torch_autokernel.capture.whole import plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
-from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.errors import CaptureError, GuardMiss
 from torch_autokernel.engine import Engine
 
-_GRAPHS: dict[tuple[Any, ...], Callable[..., Any]] = {}  # loops' kernels with what stands around, by what the call computes
+log = logging.getLogger(__name__)
+
+_GRAPHS: dict[tuple[Any, int], Callable[..., Any]] = {}  # loops' kernels with what stands around, by what the call computes
+_LOCK = threading.Lock()
+_MOST_GRAPHS = 64
 _MOST_LENGTHS = 2  # of one call that get a graph, each compiled anew
 
 
@@ -88,13 +95,10 @@ def _planned(
         def compiled() -> Plan:
             """With the kernel as an operator in one graph; layers that are alike have the same."""
             assert decision.entry is not None
-            kind = whole.captured.region.signature.digest, decision.entry.op_name, repr(sorted(options.items()))
-            if (key := (*kind, length)) not in _GRAPHS:
-                if sum(k[:-1] == kind for k in _GRAPHS) >= _MOST_LENGTHS:
-                    raise CaptureError("there are graphs for other lengths")
-                through = _through(call, operators.ensure(decision.entry, engine.load), length)
-                _GRAPHS[key] = torch.compile(through, backend=backend, dynamic=False, options=dict(options) or None)
-            found = planned(torch.no_grad()(_GRAPHS[key]))
+            kind = whole.captured.region.signature.digest, decision.entry.op_name, config, repr(sorted(options.items()))
+            through = _through(call, operators.ensure(decision.entry, engine.load), length)
+            make = functools.partial(torch.compile, through, backend=backend, dynamic=False, options=dict(options) or None)
+            found = planned(_Graph(_graph(kind, length, make)))
             if not _agrees(found, args, theirs):
                 raise CaptureError("what stands around a loop differs where it is compiled")
             return found
@@ -110,8 +114,43 @@ def _planned(
             pays = kernel_pays(whole.captured.region, decision, lambda: lambda: plan(args), lambda: original(*args), config)
         if not pays:
             return SLOWER
-        found = or_reason(in_a_graph, config, "what stands around a loop cannot be compiled")
+        found = or_reason(in_a_graph, dataclasses.replace(config, strict=False), "what stands around a loop cannot be compiled")
         return found if isinstance(found, Plan) else plan
+
+
+def _graph(kind: tuple[Any, ...], length: int, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """The graph for calls of this kind and length; the first to be made goes where there are too many."""
+    with _LOCK:
+        if (kind, length) not in _GRAPHS:
+            if sum(k == kind for k, _length in _GRAPHS) >= _MOST_LENGTHS:
+                raise CaptureError("there are graphs for other lengths")
+            if len(_GRAPHS) >= _MOST_GRAPHS:
+                del _GRAPHS[next(iter(_GRAPHS))]
+            _GRAPHS[kind, length] = make()
+        return _GRAPHS[kind, length]
+
+
+class _Graph:
+    """A compiled graph for tensors as they are in its first call. Others are a miss: dynamo would compile it anew for another
+    dtype, around a kernel that does not take it."""
+
+    def __init__(self, graph: Callable[..., Any]) -> None:
+        self.graph = graph
+        self.form: list[Any] | None = None
+
+    def __call__(self, *given: torch.Tensor) -> Any:
+        form = [(t.dtype, t.shape, t.stride()) for t in given]
+        if self.form is None:
+            self.form = form
+        if form != self.form:
+            raise GuardMiss("a tensor is not as it was when the graph was compiled")
+        try:
+            with torch.no_grad():
+                return self.graph(*given)
+        except Exception as error:  # a guard of dynamo's failed, and so did what it compiled then; the plain call may not
+            self.form = []
+            log.warning("a graph around a loop fails and is not used again: %s: %s", type(error).__name__, error)
+            raise GuardMiss("the graph failed") from error
 
 
 def _through(call: Callable[..., Any], operator: operators.Operator, length: int) -> types.FunctionType:

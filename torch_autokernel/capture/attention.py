@@ -92,7 +92,9 @@ def _of_torch(node: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx
     """Torch's attention, of which only the result is read, with the views and copies behind it and what its mask is made of."""
     query, key, value = (tensor_of(a) for a in node.args[:3])  # type: ignore[arg-type]
     dropout, mask = (node.args[3] if len(node.args) > 3 else 0.0), node.kwargs.get("attn_mask")
-    results = [u for u in node.users if u.args[1] == 0]
+    results, scale = [u for u in node.users if u.args[1] == 0], node.kwargs.get("scale")
+    if isinstance(scale, (int, float)) and scale <= 0:  # times the -inf of a causal mask
+        return None
     if dropout or len(results) != 1 or len(node.users) != 1 or dtype_name(query.dtype) not in LOW:
         return None
     if query.shape[:2] != key.shape[:2] or query.shape[:2] != value.shape[:2] or not allowed(results[0]):

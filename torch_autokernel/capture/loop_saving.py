@@ -14,6 +14,7 @@ from torch_autokernel.capture.loop_ops import name_in_loop, static_op
 from torch_autokernel.capture.signature import dtype_name
 from torch_autokernel.capture.step_gradient import Joint
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Op
 
 _COSTLY = frozenset(
@@ -142,7 +143,7 @@ _KEPT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def _heavy(n: fx.Node) -> bool:
     name = ops.name_of(n.target)
-    return name == "aten.mv.default" or ops.kind(name) in ("product", "reduction", "scan")
+    return name == "aten.mv.default" or ops.kind(name) in ("product", "attention", "reduction", "scan")
 
 
 # ---- nodes as operations ----
@@ -177,7 +178,7 @@ def write(
 
 def _op(n: fx.Node, number: Mapping[fx.Node, int]) -> Op:
     name = name_in_loop(n)
-    unlike = ("aten.as_strided.default", "aten.gather.default", *ops.INDEXED)
+    unlike = ("aten.as_strided.default", "aten.gather.default", ATTENTION, *ops.INDEXED)
     if ops.kind(name) is None and name not in ops.IN_LOOPS or name in unlike:
         raise CaptureError(f"the gradient holds {name}, which is not among the operations that a loop may hold")
     return static_op(n, number)

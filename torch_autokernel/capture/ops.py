@@ -68,7 +68,7 @@ IN_LOOPS = frozenset((
 ))  # fmt: skip
 # What stands neither in a loop nor beside one: these depend on sizes or memory in ways that two lengths do not tell.
 UNLIKE_LOOPS = frozenset((
-    "aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default", *INDEXED,
+    "aten.as_strided.default", "aten.gather.default", "aten.embedding.default", "prims.iota.default", ATTENTION, *INDEXED,
 ))  # fmt: skip
 LOOP = "loop"
 

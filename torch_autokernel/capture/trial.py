@@ -86,7 +86,7 @@ def compiling_around_pays(
     """Whether what stands around a loop's kernel is faster as one compiled graph with the kernel in it. `compiled` is asked for
     that call where it is to be timed. False where nothing is known and nothing may be timed."""
     name = [AROUND, whole.signature.digest, sorted(whole.sizes.items())]
-    return _no_slower(name, kernels_of([decision]), lambda: {AROUND: compiled(), KERNEL: eager}, config, unknown=False)
+    return _no_slower(name, kernels_of([decision]), lambda: {AROUND: compiled(), KERNEL: eager}, config, surely=True)
 
 
 def compiling_pays(
@@ -162,23 +162,24 @@ def _step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torc
 
 
 def _no_slower(
-    name: Sequence[Any], contest: Mapping[str, str], contenders: Callable[[], Calls], config: Config, unknown: bool = True
+    name: Sequence[Any], contest: Mapping[str, str], contenders: Callable[[], Calls], config: Config, surely: bool = False
 ) -> bool:
-    """Whether the first contender is no slower than the second, by the median; what was found is kept by name and threads.
-    `unknown` where nothing is known and nothing may be measured."""
+    """Whether the first contender is no slower than the second, by the median, or, with `surely`, is known to be faster; what
+    was found is kept by name and threads."""
     engine = Engine.current(config)
     if not engine.timed:
-        return unknown
+        return not surely
 
     def measure() -> Outcome:
         calls = contenders()
         one, other = calls
         found = _samples(calls)(one, other)
         text = f"{one} runs the call at {found.median:.2f}x ({found.low:.2f} to {found.high:.2f}) of {other}"
-        return Outcome(frozenset() if found.median < 1 else frozenset(contest), text)
+        wins = found.low > 1 if surely else found.median >= 1
+        return Outcome(frozenset(contest) if wins else frozenset(), text)
 
     outcome = _outcome(_key(name, engine), contest, engine, measure if config.on_miss == "generate" else None)
-    return unknown if outcome is None else bool(outcome.kept)
+    return not surely if outcome is None else bool(outcome.kept)
 
 
 def _key(name: Sequence[Any], engine: Engine) -> CacheKey:

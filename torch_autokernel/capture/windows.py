@@ -35,7 +35,8 @@ def fits(node: fx.Node) -> bool:
     if ops.kind(name) == "convolution":
         return products(node) <= MOST_PRODUCTS
     if name == _AVERAGED:
-        return _gathers(window(node), tensor_of(node).shape)
+        found = window(node)
+        return len(found.kernel) == len(found.stride) == 2 and _gathers(found, tensor_of(node).shape)
     if name in _POOLS:
         kernel = window(node).kernel
         return _floats(node) and len(kernel) > 1 and math.prod(kernel) <= MOST_TAPS

@@ -35,7 +35,7 @@ class Config:
     where a model is named, money counts only with a price table (`llm_prices`, a JSON file), 0 forbids both. With a model
     named and no proposers given, the proposers are `schedule` and `llm`. `rest` says what compiles the part of a graph that
     no kernel replaces. `strict` raises where the plugin would fall back. `huge_pages` advises Linux to back outputs of 32 MiB
-    and more with huge pages; it holds for the process, from the next kernel that is loaded on.
+    and more with huge pages; it holds for the process and is taken from the environment only.
     """
 
     disable: bool = False
@@ -72,6 +72,7 @@ class Config:
 
 FIELDS: dict[str, Any] = {f.name: f for f in dataclasses.fields(Config)}
 _DEFAULT = Config()
+_OF_THE_PROCESS = ("huge_pages",)
 
 
 def _coerce(name: str, value: Any, shown: str) -> Any:
@@ -136,8 +137,10 @@ def _fall_back(out: dict[str, Any], environ: Mapping[str, str]) -> None:
 
 
 def check_keys(options: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
-    """Raise ConfigError for an unknown key, naming the known ones and the nearest."""
+    """Raise ConfigError for an unknown key, naming the known ones and the nearest, and for one that is no call's own."""
     for key in options:
+        if key in _OF_THE_PROCESS:
+            raise ConfigError(f"{key} holds for the whole process", hint=f"set {PREFIX}{key.upper()} before the first call")
         if key not in FIELDS and key not in also:
             near = difflib.get_close_matches(key, [*FIELDS, *also], 1)
             hint = f"did you mean {near[0]!r}?" if near else ""

@@ -83,8 +83,8 @@ def find(signature: Signature) -> Form:
     for node in (first, second):
         if node.dtype not in LOW:
             raise Refused(f"a product in {node.dtype}")
-    strict = any(op.target == ATTENTION and op.args[4:5] == (True,) for op in signature.ops)
-    return Form(outputs[0], second, weights, score, first, safe, strict)
+    causal = [op.args[4:5] == (True,) or op.kwargs.get("is_causal") is True for op in signature.ops if op.target == ATTENTION]
+    return Form(outputs[0], second, weights, score, first, safe, any(causal))
 
 
 def products_of(node: Node) -> list[Node]:

@@ -280,7 +280,8 @@ class AttentionText(PartsKernel):
             return
         assert isinstance(self.mask, Masked)
         late = ", false" if self.some else ""
-        out("// blocks that the mask empties are left for later; they count only where their rows have no greater score")
+        later = "left for later; they count only where their rows have no greater score"
+        out(f"// blocks that the mask empties are {'left out' if self.strict else later}")
         with out.block("const auto may = [&](int64_t j0, [[maybe_unused]] int64_t n)", "};"):
             if self.looks:
                 self._look(self.mask)

@@ -596,7 +596,7 @@ def _offsets_to_indices(c: Call) -> Node:
 
 @lowers("aten.scatter_add.default")
 def _scatter_add(c: Call) -> Node:
-    """The gradient of a max pool: a sum onto zeros, at the maxima of windows that do not overlap."""
+    """The gradient of a max pool: a sum onto zeros, at the maxima of windows."""
     zeros, index, gradient = peel(c.node(0)), peel(c.node(2, "index")), c.node(3, "src")
     if zeros.kind == "view":
         zeros = zeros.args[0]

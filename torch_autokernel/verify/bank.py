@@ -22,7 +22,7 @@ _KEEP_BYTES = 1 << 30
 _VIEWS = tuple(f"aten.{n}." for n in "view reshape expand permute unsqueeze squeeze slice select clone t transpose cat".split())
 CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
 SHORT = 3  # steps
-MAGNITUDES = ("huge", "large", "wide", "far", "beyond")  # distributions that make a loop overflow within a few steps
+MAGNITUDES = ("huge", "large", "wide", "far", "above", "below")  # distributions that make a loop overflow within a few steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,8 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     for distribution in _RAGGED_DISTRIBUTIONS:
         yield sizes.draw(many), distribution, "ragged"
     yield sizes.draw(primes), "edges", "special"
-    yield sizes.draw(primes), "beyond", "odd rows"
+    yield sizes.draw(primes), "above", "odd rows"
+    yield sizes.draw(primes), "below", "odd rows"
     for symbol in sizes.shape_symbols[:8]:
         size = rng.choice(long) if pools is _LOOP_POOLS else sizes.of_next_residue(symbol, rng.choice(long))
         yield sizes.draw(ragged, {symbol: size}), "normal", f"long {symbol}"

@@ -9,9 +9,10 @@ With y the candidate's output, o and e from the oracle, f D the deviation that a
 
 Where o in the output's dtype, or e, is not finite, an element must be what one of them is. So a fused kernel that does not
 overflow in an intermediate bf16 or fp16 rounding passes, and one that turns NaN into a number does not. Anywhere it may be o
-with means taken as sums (eager's running mean makes NaN of an infinite element) and attention by its definition
-(`attention.py`). The other way round, an element may be infinite or NaN where it would be if every intermediate result within
-8 roundings of the largest number overflowed. Integers and booleans must equal o, e or one of the m_j.
+with means taken as sums (eager's running mean makes NaN of an infinite element), with attention by its definition
+(`attention.py`), and with a convolution's padding as zeros (NaN under an infinite weight). The other way round, an element may
+be infinite or NaN where it would be if every intermediate result within 8 roundings of the largest number overflowed. Integers
+and booleans must equal o, e or one of the m_j.
 """
 
 from __future__ import annotations

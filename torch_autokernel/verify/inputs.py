@@ -249,10 +249,13 @@ def _far(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     return torch.randn(shape, generator=g) + sign * torch.exp2(16 - 12 * torch.rand(base.shape, generator=g) ** 2)
 
 
-def _beyond(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
-    """The same with all rows on one side, either one."""
-    far = _far(shape, g)
-    return far.abs().copysign(far.flatten()[0]) if far.numel() else far
+def _above(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    """The same with all rows above zero."""
+    return _far(shape, g).abs()
+
+
+def _below(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
+    return -_far(shape, g).abs()
 
 
 def _faint(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
@@ -296,5 +299,5 @@ def _weights(shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
 _DISTRIBUTIONS: dict[str, Callable[[tuple[int, ...], torch.Generator], torch.Tensor]] = {
     "normal": _normal, "shifted": _shifted, "small": _small, "large": _large, "rows": _rows, "wide": _wide,
     "grid": _grid, "huge": _huge, "tiny": _tiny, "sparse": _sparse, "sorted": _sorted, "clustered": _clustered,
-    "cancelling": _cancelling, "far": _far, "beyond": _beyond, "faint": _faint, "weights": _weights,
+    "cancelling": _cancelling, "far": _far, "above": _above, "below": _below, "faint": _faint, "weights": _weights,
 }  # fmt: skip

@@ -3,10 +3,10 @@
 For each float output, with o the reference in float64 on the same inputs, e eager's own result, m_1..m_n float64 runs with
 simulated rounding (`verify/rounding.py`), u the unit roundoff of the output's dtype:
 
-    deviation   D = root mean square of m_j - o over j, the larger one of two designs, at least u|o|, and at least what is
-                typical of the row: the median of D over the row, and |o| times the median of D/|o| over the quarter of its
-                elements that is largest (the small ones are often ill-conditioned and would excuse everything); so no
-                element has a small budget by luck
+    deviation   D = root mean square of m_j - o over j, the larger one of two designs (where only a further right answer is
+                finite, that stands for o here), at least u|o|, and at least what is typical of the row: the median of D over
+                the row, and |o| times the median of D/|o| over the quarter of its elements that is largest (the small ones
+                are often ill-conditioned and would excuse everything); so no element has a small budget by luck
     eager       f = max(1, rms(|e - o| / D)), at most 16: where eager errs more than the model says, others may too
 
 `verify/compare.py` says what is done with them. Integer and boolean outputs keep all m_j: they differ from o only at ties.
@@ -43,8 +43,8 @@ Reference = Callable[..., tuple[torch.Tensor, ...]]
 @dataclass(frozen=True)
 class Target:
     """One output: `exact` is o, `eager` e, `deviation` f D (float outputs). `others` are further right answers: the m_j for
-    other outputs, o with plain means for float outputs that are not finite everywhere. `brim` is o where intermediate results
-    that just about fit overflow: what is not finite there may be so in the kernel."""
+    other outputs; for float outputs of cases with NaN or infinities, o as `Exact` gives it when it is `plain`. `brim` is o
+    where intermediate results that just about fit overflow: what is not finite there may be so in the kernel."""
 
     exact: torch.Tensor
     eager: torch.Tensor

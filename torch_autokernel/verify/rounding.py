@@ -150,10 +150,10 @@ class Noise:
 class Exact(TorchDispatchMode):
     """Maps low-precision dtype arguments to float64. Tensors made from numbers alone are made in their own dtype first.
 
-    `coherent` says that rows are alike or sorted, so that errors of a sum add up. `plain` takes means as sums: eager's
-    running mean turns an infinite element into NaN, a sum keeps it infinite; and attention as it is
-    defined. `brim` lets every result overflow that is within 8 roundings of what its native dtype holds: on which side of that
-    another order of operations falls is open.
+    `coherent` says that rows are alike or sorted, so that errors of a sum add up. `plain` takes means as sums (eager's running
+    mean turns an infinite element into NaN, a sum keeps it infinite), attention as it is defined, and a convolution's padding
+    as zeros that are multiplied. `brim` lets every result overflow that is within 8 roundings of what its native dtype holds:
+    on which side of that another order of operations falls is open.
 
     `disturbed` pairs inputs with their perturbed copies. Arithmetic takes the copies; what is only moved stays in pairs; what
     is decided (compared, rounded to an integer) on inputs alone is decided on the inputs as they are: no arithmetic comes
@@ -182,7 +182,8 @@ class Exact(TorchDispatchMode):
         if self.pairs and (found := self._as_it_is(func, args, kwargs, turn)) is not None:
             return found
         args, kwargs = self._copies(args), self._copies(kwargs)
-        out = _convolved(func, args) if func._schema.name == "aten::convolution" else func(*args, **kwargs)
+        padded = func._schema.name == "aten::convolution" and not self.plain
+        out = _convolved(func, args) if padded else func(*args, **kwargs)
         if self.plain and func._schema.name == "aten::var_mean":
             return out[0], _mean_like(out[1], args, kwargs)
         if self.plain and func._schema.name == _ATTENTION:
