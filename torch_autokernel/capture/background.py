@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from torch_autokernel.capture.settle import Joined, settle
-from torch_autokernel.core.config import FIELDS, KEY_VARIABLE, Config, config
+from torch_autokernel.core.config import FIELDS, KEY_VARIABLE, OF_THE_PROCESS, Config, config
 from torch_autokernel.core.types import Region
 from torch_autokernel.engine import Engine
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
 _KEPT = ("llm_api_key", "disable", "strict", "rest", "on_miss")  # a key is never written to a file: the environment has it
-_PASSED_ON = tuple(name for name in FIELDS if name not in _KEPT)
+_PASSED_ON = tuple(name for name in FIELDS if name not in (*_KEPT, *OF_THE_PROCESS))
 
 
 class Search:

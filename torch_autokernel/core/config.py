@@ -72,7 +72,7 @@ class Config:
 
 FIELDS: dict[str, Any] = {f.name: f for f in dataclasses.fields(Config)}
 _DEFAULT = Config()
-_OF_THE_PROCESS = ("huge_pages",)
+OF_THE_PROCESS = ("huge_pages",)  # taken from the environment only
 
 
 def _coerce(name: str, value: Any, shown: str) -> Any:
@@ -139,7 +139,7 @@ def _fall_back(out: dict[str, Any], environ: Mapping[str, str]) -> None:
 def check_keys(options: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
     """Raise ConfigError for an unknown key, naming the known ones and the nearest, and for one that is no call's own."""
     for key in options:
-        if key in _OF_THE_PROCESS:
+        if key in OF_THE_PROCESS:
             raise ConfigError(f"{key} holds for the whole process", hint=f"set {PREFIX}{key.upper()} before the first call")
         if key not in FIELDS and key not in also:
             near = difflib.get_close_matches(key, [*FIELDS, *also], 1)
