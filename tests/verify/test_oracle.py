@@ -331,3 +331,12 @@ def test_cut_off_bits_lie_on_one_side(name: str, dtype: str) -> None:
     assert "smaller on the whole" in compare(down, target).describe()
     up = (down.view(torch.int16) + 1).view(kind)
     assert not compare(torch.where(nearest == 0, nearest, up), target).ok
+
+
+def test_one_nan_leaves_the_others_their_budgets() -> None:
+    """Of scattered sums, whose scale is that of all results."""
+    (target,) = prepared(captured("pool_gradient"), "nan").expected.targets
+    assert target.deviation is not None and bool(target.exact.isnan().any())
+    sums = target.exact.isfinite() & (target.exact.abs() > 0.5)
+    units = (target.deviation / (target.exact.abs() * UNIT[torch.float32]))[sums]
+    assert float(units.median()) > 2

@@ -258,14 +258,19 @@ class Exact(TorchDispatchMode):
         elif name in _TRANSCENDENTAL:
             out = noise.relative(out, 8 * inner)
         elif name in _ACCUMULATES or name == "index_put":
-            scale = torch.maximum(out.abs(), out.square().mean().sqrt())
+            scale = torch.maximum(out.abs(), _usual(out))
             out = noise.absolute(out, scale, inner * (2 + math.sqrt(min(1024, _most(args)))))
         elif torch.Tag.pointwise in func.tags:
             out = noise.relative(out, 2 * inner)
         else:  # unknown: as a reduction over the longest dimension, relative to the result's own size
-            scale = torch.maximum(out.abs(), out.square().mean().sqrt() if out.numel() else out.abs())
+            scale = torch.maximum(out.abs(), _usual(out) if out.numel() else out.abs())
             out = noise.absolute(out, scale, inner * (8 + math.sqrt(_longest(args))))
         return noise.rounded(out, kind) if kind in _NARROW else out
+
+
+def _usual(out: torch.Tensor) -> torch.Tensor:
+    """The root mean square of what is finite: one NaN must not take all others' budgets."""
+    return torch.where(out.isfinite(), out, 0.0).square().mean().sqrt()
 
 
 def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
