@@ -82,10 +82,13 @@ def _around(second: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx
     members = fixed | _before([*first.args, second.args[1]], fixed, allowed, position)  # type: ignore[list-item]
     sides = [a for n in core for a in n.all_input_nodes if a not in members]
     members |= _before(sides, members, allowed, position)
-    copies = _copies(members, result)
+    return _found(members, result, position)
+
+
+def _found(members: set[fx.Node], result: fx.Node, position: dict[fx.Node, int]) -> Found | None:
     if len(members) > MAX_NODES or _written_between(members, result, position):
         return None
-    return Found(tuple(sorted(members, key=position.__getitem__)), frozenset(copies), result)
+    return Found(tuple(sorted(members, key=position.__getitem__)), frozenset(_copies(members, result)), result)
 
 
 def _of_torch(node: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx.Node], bool]) -> Found | None:
@@ -103,10 +106,7 @@ def _of_torch(node: fx.Node, position: dict[fx.Node, int], allowed: Callable[[fx
     members = {node, results[0], *behind}
     if isinstance(mask, fx.Node):
         members |= _before([mask], members, allowed, position)
-    copies = _copies(members, result)
-    if copies & {node, results[0]} or len(members) > MAX_NODES or _written_between(members, result, position):
-        return None
-    return Found(tuple(sorted(members, key=position.__getitem__)), frozenset(copies), result)
+    return _found(members, result, position)
 
 
 def _between(weights: fx.Node, allowed: Callable[[fx.Node], bool]) -> tuple[fx.Node, set[fx.Node]] | None:

@@ -14,7 +14,6 @@ from torch_autokernel.capture.loop_ops import name_in_loop, static_op
 from torch_autokernel.capture.signature import dtype_name
 from torch_autokernel.capture.step_gradient import Joint
 from torch_autokernel.core.errors import CaptureError
-from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Op
 
 _COSTLY = frozenset(
@@ -138,6 +137,7 @@ class _Chooser:
         return all(self.available(a, kept) for a in n.all_input_nodes)
 
 
+_UNLIKE = ops.UNLIKE_LOOPS - {"aten.embedding.default", "prims.iota.default"}
 _KEPT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -178,7 +178,6 @@ def write(
 
 def _op(n: fx.Node, number: Mapping[fx.Node, int]) -> Op:
     name = name_in_loop(n)
-    unlike = ("aten.as_strided.default", "aten.gather.default", ATTENTION, *ops.INDEXED)
-    if ops.kind(name) is None and name not in ops.IN_LOOPS or name in unlike:
+    if ops.kind(name) is None and name not in ops.IN_LOOPS or name in _UNLIKE:
         raise CaptureError(f"the gradient holds {name}, which is not among the operations that a loop may hold")
     return static_op(n, number)

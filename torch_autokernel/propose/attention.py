@@ -13,7 +13,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.products import ATTENTION, PRODUCTS
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.build import build
+from torch_autokernel.propose.build import Call, build
 from torch_autokernel.propose.index import ZERO, Affine, CutNeeded, Range, Refused, Space, SplitNeeded, divide
 from torch_autokernel.propose.ir import Index, Node
 from torch_autokernel.propose.pull import Inst, Puller, Table
@@ -83,8 +83,8 @@ def find(signature: Signature) -> Form:
     for node in (first, second):
         if node.dtype not in LOW:
             raise Refused(f"a product in {node.dtype}")
-    causal = [op.args[4:5] == (True,) or op.kwargs.get("is_causal") is True for op in signature.ops if op.target == ATTENTION]
-    return Form(outputs[0], second, weights, score, first, safe, any(causal))
+    strict = any(op.target == ATTENTION and Call(op, ()).raw(4, "is_causal") for op in signature.ops)
+    return Form(outputs[0], second, weights, score, first, safe, strict)
 
 
 def products_of(node: Node) -> list[Node]:

@@ -250,17 +250,12 @@ def _clamp(c: Call) -> Node:
 @lowers("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
 def _where(c: Call) -> Node:
     cond, a, b = c.nodes()
-    return _select(_truth(cond), a, b, c.dtype)
-
-
-def _select(cond: Node, a: Node, b: Node, dtype: str) -> Node:
-    shape = ir.broadcast_shape([cond.shape, a.shape, b.shape])
-    return Node("point", shape, dtype, (cond, convert(a, dtype), convert(b, dtype)), "select")
+    return ir.chosen(_truth(cond), a, b, c.dtype)
 
 
 @lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def _masked_fill(c: Call) -> Node:
-    return _select(_truth(c.node(1)), c.node(2), c.node(0), c.dtype)
+    return ir.chosen(_truth(c.node(1)), c.node(2), c.node(0), c.dtype)
 
 
 @lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
@@ -275,7 +270,7 @@ def _pow(c: Call) -> Node:
 
 def _power(x: Node, e: float, dtype: str) -> Node:
     if e == 0:
-        return _select(const(True), const(1.0, dtype), x, dtype)
+        return ir.chosen(const(True), const(1.0, dtype), x, dtype)
     if e == 1:
         return convert(x, dtype)
     if float(e).is_integer() and 2 <= e <= 16:
@@ -305,7 +300,7 @@ def _tanh_backward(c: Call) -> Node:
 @lowers("aten.threshold_backward.default")
 def _threshold_backward(c: Call) -> Node:
     g, x, limit = c.nodes()
-    return _select(point("le", [x, limit], "bool", x.dtype), const(0.0), g, c.dtype)
+    return ir.chosen(point("le", [x, limit], "bool", x.dtype), const(0.0), g, c.dtype)
 
 
 @lowers("aten.gelu.default")

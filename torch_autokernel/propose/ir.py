@@ -109,6 +109,12 @@ def point(fn: str, args: Sequence[Node], dtype: str, compute: str | None = None)
     return Node("point", broadcast_shape([a.shape for a in args]), dtype, tuple(convert(a, wanted) for a in args), fn)
 
 
+def chosen(condition: Node, a: Node, b: Node, dtype: str) -> Node:
+    """a where the condition holds, else b, both in the arithmetic of `dtype`."""
+    shape = broadcast_shape([condition.shape, a.shape, b.shape])
+    return Node("point", shape, dtype, (condition, convert(a, dtype), convert(b, dtype)), "select")
+
+
 def convert(x: Node, dtype: str) -> Node:
     """x in another dtype's arithmetic; rounding to a low precision is `rounded`."""
     if x.ctype == C_COMPUTE[dtype]:

@@ -59,8 +59,8 @@ def max_pool(x: Node, window: Window, out: Sequence[int]) -> tuple[Node, Node]:
     for number, (_tap, value) in enumerate(taps[1:], 1):
         greatest = point("maximum", [greatest, value], x.dtype)
         later = point("or", [point("gt", [value, best], "bool", x.dtype), point("isnan", [value], "bool", x.dtype)], "bool")
-        best = _select(later, value, best, x.dtype)
-        place = _select(later, const(number, "int32"), place, "int32")
+        best = ir.chosen(later, value, best, x.dtype)
+        place = ir.chosen(later, const(number, "int32"), place, "int32")
     return greatest, ir.rounded(place, "int8")
 
 
@@ -82,7 +82,8 @@ def indices(offsets: Node, window: Window, size: Sequence[int]) -> Node:
     place: Node = const(0, "int64")
     for number, tap in enumerate(itertools.product(*map(range, window.kernel))):
         there = sum(t * d * step for t, d, step in zip(tap, window.dilation, flat, strict=True))
-        place = _select(point("eq", [offsets, const(number, "int32")], "bool", "int32"), const(there, "int64"), place, "int64")
+        hit = point("eq", [offsets, const(number, "int32")], "bool", "int32")
+        place = ir.chosen(hit, const(there, "int64"), place, "int64")
     for i, (s, p, step, m) in enumerate(zip(window.stride, window.padding, flat, out, strict=True)):
         corner = Node("iota", (m,), "int64", value=(-p * step, s * step))
         place = point("add", [place, ir.reshape(corner, (m, *(1,) * (len(out) - 1 - i)))], "int64")
@@ -121,7 +122,7 @@ def max_pool_gradient(offsets: Node, gradient: Node, window: Window, size: Seque
         hit = point("eq", [taken(offsets, const(0, "int32")), const(number, "int32")], "bool", "int32")
         inside = taken(ir.expand(const(True), offsets.shape), const(False))
         value = taken(gradient, const(0.0, gradient.dtype))
-        return _select(point("and", [hit, inside], "bool"), value, const(0.0, gradient.dtype), gradient.dtype)
+        return ir.chosen(point("and", [hit, inside], "bool"), value, const(0.0, gradient.dtype), gradient.dtype)
 
     return _gathered(at, gradient, window, size)
 
@@ -256,8 +257,3 @@ def _stepwise(values: Sequence[int], after: int) -> Node:
         parts.append((ir.expand(const(value, "int32"), shape), at, at + count, 0))
         at += count
     return parts[0][0] if len(parts) == 1 else ir.pieces(parts, 0, shape, "int32")
-
-
-def _select(cond: Node, a: Node, b: Node, dtype: str) -> Node:
-    shape = ir.broadcast_shape([cond.shape, a.shape, b.shape])
-    return Node("point", shape, dtype, (cond, ir.convert(a, dtype), ir.convert(b, dtype)), "select")

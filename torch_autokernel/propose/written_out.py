@@ -30,14 +30,10 @@ def attention(query: Node, key: Node, value: Node, mask: Node | None, scale: flo
     if causal:
         places = (Node("iota", (n,), "int64", value=(0, 1)) for n in (queries, keys))
         row, column = (ir.reshape(p, (*p.shape, *(1,) * k)) for p, k in zip(places, (1, 0), strict=True))
-        score = _select(point("ge", [row, column], "bool", "int64"), score, nothing)
+        score = ir.chosen(point("ge", [row, column], "bool", "int64"), score, nothing, f32)
     weight = point("exp", [point("sub", [score, ir.reduce("max", score, [-1], True, f32)], f32)], f32)
     soft = point("div", [weight, ir.reduce("sum", weight, [-1], True, f32)], f32)
     counts = point("not", [point("eq", [score, nothing], "bool", f32)], "bool")
-    weights = _select(point("not", [ir.reduce("any", counts, [-1], True, "bool")], "bool"), const(0.0, f32), soft)
+    weights = ir.chosen(point("not", [ir.reduce("any", counts, [-1], True, "bool")], "bool"), const(0.0, f32), soft, f32)
     total = Node("product", (together, queries, columns), f32, (flat(weights), flat(value)))
     return ir.rounded(ir.reshape(total, (*batch, queries, columns)), query.dtype)
-
-
-def _select(condition: Node, a: Node, b: Node) -> Node:
-    return Node("point", ir.broadcast_shape([condition.shape, a.shape, b.shape]), a.dtype, (condition, a, b), "select")

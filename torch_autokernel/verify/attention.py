@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torch_autokernel.verify import extended
+
 if TYPE_CHECKING:
     from torch_autokernel.verify.rounding import Noise
 
@@ -21,12 +23,8 @@ def defined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *more: 
     """The result as it is defined, without any value of a masked key in it."""
     scores, live = _masked(query @ key.transpose(-2, -1), more, options, query.shape[-1])
     weights = _exp(scores)
-    usual = weights @ torch.where(value.isfinite(), value, 0.0) / _total(weights)
-    counts, met = live.double().expand(scores.shape), (weights > 0).double()
-    up, down = ((met * counts) @ (value == sign * math.inf).double() for sign in (1, -1))
-    lost = counts @ value.isnan().double() + (counts * (weights == 0)) @ value.isinf().double()
-    beside = torch.where(up > 0, math.inf, 0.0) + torch.where(down > 0, -math.inf, 0.0)  # both: NaN
-    return usual + torch.where(lost > 0, math.nan, beside)
+    usual = weights @ extended.finite(value) / _total(weights)
+    return usual + extended.beside(torch.matmul, weights, value, live & (weights == 0))
 
 
 def noisy(
@@ -47,7 +45,7 @@ def noisy(
     total = noise.absolute(total, total, unit * growth(key.shape[-2]))
     if narrow is not None:
         weights = noise.rounded(weights, narrow)
-    value = torch.where(value.isfinite(), value, 0.0)
+    value = extended.finite(value)
     sums = weights @ value
     size = torch.maximum(sums.abs(), (weights.square() @ value.square()).sqrt())
     sums = noise.absolute(sums, size, unit * growth(key.shape[-2]))

@@ -221,9 +221,9 @@ def fewer_steps(signature: Signature, sizes: Mapping[str, int]) -> dict[str, int
 
 
 def _shapes(signature: Signature) -> Iterator[tuple[dims.Dim, ...]]:
-    yield from (spec.shape for spec in (*signature.inputs, *signature.output_specs))
-    yield from (op.shape for op in signature.ops)
     values = [*(spec.shape for spec in signature.inputs), *(op.shape for op in signature.ops)]
+    yield from values
+    yield from (spec.shape for spec in signature.output_specs)
     for op in signature.ops:
         if op.target == ATTENTION:  # its scores, which the oracle writes out in several steps
             query, key = (values[ref.index] for ref in op.args[:2])

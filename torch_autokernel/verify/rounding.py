@@ -40,7 +40,8 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_autokernel.verify import attention
+from torch_autokernel.core.products import ATTENTION
+from torch_autokernel.verify import attention, extended
 
 # What rounding to a dtype may err where u of the value is less. Denormals of fp32's range may be flushed to zero; nothing
 # flushes those of fp16 (F16C and AVX512-FP16 ignore the flags): half their distance.
@@ -67,7 +68,6 @@ _DECISIONS = frozenset(
     "gt ge lt le eq ne isnan isinf isfinite signbit sign floor ceil round trunc frac argmax argmin logical_and logical_or "
     "logical_not logical_xor".split()
 )
-_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _ACCUMULATES = frozenset("scatter_add scatter_reduce index_add embedding_dense_backward _unsafe_index_put".split())
 
 
@@ -186,7 +186,7 @@ class Exact(TorchDispatchMode):
         out = _convolved(func, args) if padded else func(*args, **kwargs)
         if self.plain and func._schema.name == "aten::var_mean":
             return out[0], _mean_like(out[1], args, kwargs)
-        if self.plain and func._schema.name == _ATTENTION:
+        if self.plain and str(func) == ATTENTION:
             return attention.defined(*args, **kwargs), out[1]
         if self.noise is None and not self.brim or func.is_view:
             return out
@@ -240,7 +240,7 @@ class Exact(TorchDispatchMode):
             return noise.rounded(out, kind) if u > unit > 0 else out
         if name in _MOVES and not (name == "index_put" and any(a is True for a in args)):
             return out
-        if func._schema.name == _ATTENTION:
+        if str(func) == ATTENTION:
             if which == 0:
                 narrow = kind if kind in _NARROW else None
                 out = attention.noisy(noise, args, kwargs, out, inner, narrow, self._growth)
@@ -270,7 +270,7 @@ class Exact(TorchDispatchMode):
 
 def _usual(out: torch.Tensor) -> torch.Tensor:
     """The root mean square of what is finite: one NaN must not take all others' budgets."""
-    return torch.where(out.isfinite(), out, 0.0).square().mean().sqrt()
+    return extended.finite(out).square().mean().sqrt()
 
 
 def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
@@ -407,18 +407,9 @@ def _convolved(func: Any, args: Any) -> torch.Tensor:
     if bool(weight.isfinite().all()):
         return func(x, weight, bias, *rest)  # type: ignore[no-any-return]
 
-    def count(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return func(left.double(), right.double(), None, *rest)  # type: ignore[no-any-return]
-
-    ones, some = torch.ones_like(x), torch.ones_like(weight)
-    up = count(x > 0, weight == math.inf) + count(x < 0, weight == -math.inf)
-    down = count(x > 0, weight == -math.inf) + count(x < 0, weight == math.inf)
-    up += count(x == math.inf, weight > 0) + count(x == -math.inf, weight < 0)
-    down += count(x == math.inf, weight < 0) + count(x == -math.inf, weight > 0)
-    lost = count(x == 0, weight.isinf()) + count(x.isinf(), weight == 0) + count(x.isnan(), some) + count(ones, weight.isnan())
-    finite = func(torch.where(x.isfinite(), x, 0.0), torch.where(weight.isfinite(), weight, 0.0), bias, *rest)
-    beside = torch.where(up > 0.5, math.inf, 0.0) + torch.where(down > 0.5, -math.inf, 0.0)  # both: NaN
-    return finite + torch.where(lost > 0.5, math.nan, beside)  # type: ignore[no-any-return]
+    product = lambda left, right: func(left, right, None, *rest)
+    found = func(extended.finite(x), extended.finite(weight), bias, *rest)
+    return found + extended.beside(product, x, weight, x == 0)  # type: ignore[no-any-return]
 
 
 def _convolution(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> Scale:
