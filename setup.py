@@ -10,7 +10,7 @@ setup(
             "torch_autokernel._launcher",
             sources=[
                 "csrc/module.c", "csrc/launcher.c", "csrc/plan.c", "csrc/match.c", "csrc/indices.c", "csrc/workspace.c",
-                "csrc/pages.c",
+                "csrc/pages.c", "csrc/call_cache.c",
             ],
             depends=["csrc/dlpack_exchange.h", "csrc/launcher.h"],
             define_macros=[("Py_LIMITED_API", LIMITED_API)],

@@ -93,5 +93,5 @@ PyObject* pages_huge(PyObject* module, PyObject* flag);
 /* indices.c: inside(exchange, tensor, limit, spared or None) -> bool */
 PyObject* indices_inside(PyObject* module, PyObject* args);
 
-/* launcher.c */
-extern PyType_Spec launcher_spec;
+/* launcher.c, call_cache.c */
+extern PyType_Spec launcher_spec, cache_spec;

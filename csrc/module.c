@@ -4,6 +4,8 @@
 static int module_exec(PyObject* module) {
   PyObject* type = PyType_FromSpec(&launcher_spec);
   if (!type || PyModule_AddObject(module, "Launcher", type)) return Py_XDECREF(type), -1;
+  type = PyType_FromSpec(&cache_spec);
+  if (!type || PyModule_AddObject(module, "CallCache", type)) return Py_XDECREF(type), -1;
   return PyModule_AddIntConstant(module, "ABI", LAUNCHER_ABI);
 }
 

@@ -116,6 +116,7 @@ def test_the_extension_keeps_to_the_limited_api() -> None:
         "_Py_Dealloc",
         "_Py_NoneStruct",
         "_Py_FalseStruct",
+        "_Py_TrueStruct",
         "_PyArg_ParseTuple_SizeT",
         "_PyArg_ParseTupleAndKeywords_SizeT",
     }

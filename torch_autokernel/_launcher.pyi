@@ -25,3 +25,16 @@ class Launcher:
     ) -> Launcher: ...
     def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]: ...
     def check(self, *tensors: torch.Tensor) -> str | None: ...
+
+class CallCache:
+    def __new__(
+        cls,
+        routes: tuple[Any, ...],
+        *,
+        types: tuple[type, ...],
+        recording: Any,
+        miss: object,
+        missed: type[Exception],
+        exchange: Any,
+    ) -> CallCache: ...
+    def __call__(self, args: tuple[Any, ...]) -> Any: ...

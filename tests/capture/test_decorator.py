@@ -56,6 +56,42 @@ def test_function_is_called_directly(engine: ReferenceEngine) -> None:
     assert f.__name__ == "swiglu" and ak.restore(f) is swiglu
 
 
+def test_known_calls_are_found_in_c(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    f, g = ak.autokernel(swiglu), ak.autokernel(RMSNorm())
+    x, y = torch.randn(4, 8), torch.randn(4, 16)
+    first = torch.no_grad()(lambda: (f(x, x), g(y)))()
+    calls = len(engine.calls)
+
+    def asked(*args: Any) -> Any:
+        raise AssertionError("Python looked for the plan")
+
+    monkeypatch.setattr("torch_autokernel.capture.direct.plain_world", asked)
+    with torch.no_grad():
+        torch.testing.assert_close((f(x, x), g(y)), first, rtol=0, atol=0)
+        assert len(engine.calls) == calls + 2
+        for other in (x.double(), x[:2], x.t()):
+            with pytest.raises(AssertionError, match="looked"):
+                f(other, other)
+        g.weight = torch.nn.Parameter(torch.zeros(16))
+        with pytest.raises(AssertionError, match="looked"):
+            g(y)
+    with pytest.raises(AssertionError, match="looked"):
+        f(x.requires_grad_(), x)
+
+
+def test_a_call_that_runs_as_it_is_is_found_in_c(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    f = ak.autokernel(swiglu)
+    x = torch.randn(4, 8)
+    f.settled[(True, False, (x.shape, x.shape))] = True
+    monkeypatch.setattr("torch_autokernel.capture.direct.make_plan", lambda *a, **k: "none is wanted")
+    expected = [f(x, x) for _ in range(2)]
+    monkeypatch.setattr(f, "settled", None)
+    torch.testing.assert_close(f(x, x), expected[0], rtol=0, atol=0)
+    with pytest.raises(TypeError):  # what is not known looks into `settled`
+        f(x.double(), x.double())
+    assert not engine.calls
+
+
 def test_python_that_branches_on_sizes(engine: ReferenceEngine) -> None:
     f = ak.autokernel(branchy)
     for n in (3, 8, 4, 5):

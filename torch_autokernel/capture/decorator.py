@@ -23,11 +23,13 @@ from torch_autokernel.capture.arguments import identity, records, shapes
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
+from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.capture.trial import compiling_pays
 from torch_autokernel.core.config import check_keys, config
-from torch_autokernel.core.errors import CaptureError, UsageError
+from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
+from torch_autokernel.lang.call_cache import MOST_ARGUMENTS, CallCache, Route, call_cache, form
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +55,17 @@ class Accelerated:
         self.cuts = goes_over_time(function, module)  # a graph around it
         self.part = False  # of a decorated module, decorated with it
         self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
+        self.known: CallCache | None = None  # the plans, and calls that run as they are, asked before anything else
         self._compiled: Callable[..., Any] | None = None
+        self._plain_routes: list[Route] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_dynamo_compiling():
             if self.cuts and may_be_cut():
                 return outside(self, args, kwargs)
             return self.original(*args, **kwargs) if self.module is None else self.original(self.module, *args, **kwargs)
+        if self.known is not None and not kwargs and (result := self.known(args)) is not direct.MISS:
+            return result
         if self.patience and not self.plans and not self.trainer.loops:
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
@@ -97,7 +103,28 @@ class Accelerated:
         plain = self.settled.get(kind)
         if plain is None and len(self.settled) < _MAX_TRIALS and direct.plain_world():
             plain = self.settled[kind] = self._plain_is_faster(args)
-        return self._plain(*args) if plain else self._otherwise(*args)
+        if not plain:
+            return self._otherwise(*args)
+        self._know_plain(args)
+        return self._plain(*args)
+
+    def _know_plain(self, args: tuple[Any, ...]) -> None:
+        """Calls like this one, for which there is no plan, run as they are."""
+        known = records(args) or identity(args) in self.failed
+        if known and not self.parts.found and not self.trainer.loops and len(self._plain_routes) < _MAX_PLANS:
+            if len(args) <= MOST_ARGUMENTS and not nested(args):
+                like = form(args, exact=True)
+                self._plain_routes.append(Route(like, self._plain, plain=True, gradients=torch.is_grad_enabled()))
+                self._know()
+
+    def _know(self) -> None:
+        """What is known of calls goes to the call cache: plans first."""
+        routes = [route for plan in self.plans.values() if (route := plan.route()) is not None] + self._plain_routes
+        try:
+            self.known = call_cache(routes, direct.MISS) if routes else None
+        except ToolchainError as error:
+            self.known = None
+            log.debug("%s", error.message)
 
     def _plain_is_faster(self, args: tuple[Any, ...]) -> bool:
         resolved = config.resolve(self.options)
@@ -155,6 +182,7 @@ class Accelerated:
             if plan(args) is direct.MISS:  # an argument that the kernel does not take: the call would look for a plan again
                 return lambda: plan(args)
             self.plans[key] = plan
+            self._know()
             return lambda: self(*args)
 
         plan = None if resolved.disable else direct.make_plan(
@@ -164,11 +192,13 @@ class Accelerated:
             self.plans.pop(key, None)
         else:
             self.plans[key] = before
+        self._know()
         if isinstance(plan, str) and plan != direct.SLOWER and self.cuts:
             found = plan_around(self.original, args, self.module, resolved, self.options)
             plan = found if isinstance(found, direct.Plan) else f"{plan}; {found}"
         if isinstance(plan, direct.Plan):
             self.plans[key] = plan
+            self._know()
             return plan
         self.failed.add(ident)
         self.reason = plan or "disabled"

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +25,7 @@ from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
 from torch_autokernel.engine import Engine
+from torch_autokernel.lang.call_cache import MOST_ARGUMENTS, Route, form
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,17 @@ def plain_world() -> bool:
     )
 
 
+# The same for the call cache.
+_WORLD = (
+    (_dispatch_modes, (), None),
+    (_function_modes, (), None),
+    (_autocast, ("cpu",), None),
+    (_functorch_level, (), None),
+    (_tracing, (), None),
+)
+_WORLD_VALUES = ((vars(torch.compiler), "_is_compiling_flag", False), (vars(_dual), "_current_level", -1))
+
+
 def _sign(value: Any) -> float:
     """The sign of a float zero, which equality does not tell; 0 for anything else."""
     return math.copysign(1.0, value) if type(value) is float and value == 0 else 0.0
@@ -67,6 +79,7 @@ class Plan:
         "args",
         "default_dtype",
         "expected",
+        "form",
         "indices",
         "kernel",
         "nested",
@@ -84,6 +97,7 @@ class Plan:
         self.nested = nested(args)
         args = flat(args)
         self.expected = len(args)
+        self.form = form(args)
         self.scalars = [(i, type(a), a, _sign(a)) for i, a in enumerate(args) if not isinstance(a, torch.Tensor)]
         tensors = [i for i, a in enumerate(args) if isinstance(a, torch.Tensor)]
         self.args = tensors
@@ -118,10 +132,23 @@ class Plan:
             results = self.kernel(*tensors)
         except GuardMiss:
             return MISS
-        if self.simple:
-            return results[0]
+        return results[0] if self.simple else self._finished(results)
+
+    def _finished(self, results: Sequence[Any]) -> Any:
+        """The call's result, with the constants that the kernel does not make."""
         leaves = [o.value if isinstance(o, Constant) else results[o] for o in self.outputs]
         return pytree.tree_unflatten(leaves, self.unflatten)
+
+    def route(self) -> Route | None:
+        """The plan as the call cache takes it; None for what only Python can look into."""
+        if self.nested or self.expected > MOST_ARGUMENTS:
+            return None
+        order = tuple(i if given else self.expected + i for given, i in self.indices)
+        world = (*_WORLD, (torch.get_default_dtype, (), self.default_dtype))
+        values = (*_WORLD_VALUES, *self.watched.entries)
+        finish = None if self.simple else self._finished
+        return Route(self.form, self.kernel, order=order, parameters=self.parameters, finish=finish, world=world, values=values,
+                     cells=self.watched.cells, empty=self.watched.empty)  # fmt: skip
 
 
 def make_plan(

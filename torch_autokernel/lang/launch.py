@@ -58,7 +58,7 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
             empty=_allocator(),
             is_neg=torch.Tensor.is_neg,
             miss=GuardMiss,
-            exchange=_exchange(),
+            exchange=exchange(),
             owner=owner,
         )
     except ValueError as error:  # more tensors, symbols or terms than a plan holds
@@ -70,15 +70,16 @@ def launcher(address: int, signature: Signature, workspace: Dim = 0, owner: obje
 def inside_of(limit: Callable[[Tensors], int], at: int, spared: int | None) -> Callable[[Tensors], bool]:
     """Whether every element of the tensor at `at`, integers on the CPU, is an index below the limit, or the spared number;
     False for what launchers do not take."""
-    exchange, inside = _exchange(), _launcher.inside
-    return lambda tensors: type(tensors[at]) in TYPES and inside(exchange, tensors[at], limit(tensors), spared)
+    api, inside = exchange(), _launcher.inside
+    return lambda tensors: type(tensors[at]) in TYPES and inside(api, tensors[at], limit(tensors), spared)
 
 
 def _size(dim: Dim, index: dict[str, int]) -> tuple[str, tuple[tuple[int, tuple[int, ...]], ...]]:
     return str(dim), tuple((c, tuple(index[s] for s in key)) for key, c in dims.parse(dim).items())
 
 
-def _exchange() -> Any:
+def exchange() -> Any:
+    """Torch's DLPack C exchange API, by which the extension reads tensors."""
     try:
         return torch.Tensor.__dlpack_c_exchange_api__
     except AttributeError:
