@@ -19,7 +19,7 @@ typedef struct {
 typedef struct {
   int n_args;
   Arg* args; /* owned */
-  PyObject *recording, *world, *values, *cells, *empty, *order, *parameters, *call, *finish;
+  PyObject *recording, *needs, *world, *values, *cells, *empty, *order, *parameters, *call, *finish;
 } Route;
 
 typedef struct {
@@ -94,21 +94,26 @@ static int is_recording(const CallCache* self, Call* call) {
   return call->recording;
 }
 
-/* Whether gradients are recorded as the route wants it. A route to a kernel wants none recorded; one to the plain call, whose
- * `recording` is a flag, the mode and the arguments as they were. */
+static int is_plain(const Route* route) { return route->recording != Py_None && route->needs == Py_None; }
+
+/* Whether gradients are recorded as the route wants it. `recording` is None where none may be, else whether they are recorded at
+ * all; the arguments, and the parameters unless it is the plain call, then need gradients as they did. */
 static int fits_gradients(const CallCache* self, const Route* route, Call* call) {
-  int on = is_recording(self, call), plain = route->recording != Py_None, needs;
+  int on = is_recording(self, call), needs;
   if (on < 0) return -1;
-  if (plain && on != (route->recording == Py_True)) return 0;
+  if (route->recording != Py_None && on != (route->recording == Py_True)) return 0;
   if (!on) return 1;
   for (int i = 0; i < route->n_args; i++) {
     if (route->args[i].value) continue;
     if ((needs = requires_grad(PyTuple_GetItem(call->args, i))) < 0) return -1;
     if (needs != route->args[i].grads) return 0;
   }
-  if (plain) return 1;
-  for (Py_ssize_t k = 0, n = PyTuple_Size(route->parameters); k < n; k++)
-    if ((needs = requires_grad(PyTuple_GetItem(route->parameters, k)))) return needs < 0 ? -1 : 0;
+  if (is_plain(route)) return 1;
+  for (Py_ssize_t k = 0, n = PyTuple_Size(route->parameters); k < n; k++) {
+    int wanted = route->needs != Py_None && PyTuple_GetItem(route->needs, k) == Py_True;
+    if ((needs = requires_grad(PyTuple_GetItem(route->parameters, k))) < 0) return -1;
+    if (needs != wanted) return 0;
+  }
   return 1;
 }
 
@@ -195,7 +200,7 @@ static int leads(const CallCache* self, const Route* route, Call* call) {
   int yes = 1;
   for (int i = 0; yes > 0 && i < route->n_args; i++) yes = fits(self, &route->args[i], call, i);
   if (yes > 0) yes = fits_gradients(self, route, call);
-  return yes > 0 && route->recording == Py_None ? may_take(route) : yes;
+  return yes > 0 && !is_plain(route) ? may_take(route) : yes;
 }
 
 static PyObject* cache_call(PyObject* object, PyObject* args, PyObject* kwargs) {
@@ -214,7 +219,7 @@ static PyObject* cache_call(PyObject* object, PyObject* args, PyObject* kwargs) 
     int yes = leads(self, route, &call);
     if (yes < 0 && unknown()) return NULL;
     if (yes <= 0) continue;
-    if (route->recording != Py_None) return PyObject_Call(route->call, given, NULL);
+    if (is_plain(route)) return PyObject_Call(route->call, given, NULL);
     PyObject* out = take(self, route, given);
     if (out || PyErr_Occurred()) return out;
   }
@@ -266,13 +271,15 @@ static int check_route(const Route* r) {
     if (at < 0 || at >= r->n_args + PyTuple_Size(r->parameters)) return bad("the order names no argument and no parameter");
   }
   if (r->recording != Py_None && !PyBool_Check(r->recording)) return bad("`recording` is None or a flag");
+  if (r->needs != Py_None && (!PyTuple_Check(r->needs) || PyTuple_Size(r->needs) != PyTuple_Size(r->parameters)))
+    return bad("`needs` is None or a flag for each parameter");
   return PyCallable_Check(r->call) && (r->finish == Py_None || PyCallable_Check(r->finish)) ? 0 : bad("a call is callable");
 }
 
 static int read_route(PyObject* from, Route* out) {
   PyObject *args, *tuple = (PyObject*)&PyTuple_Type;
   if (!PyTuple_Check(from)) return bad("a route is a tuple");
-  if (!PyArg_ParseTuple(from, "O!OO!O!O!O!O!O!OO", tuple, &args, &out->recording, tuple, &out->world, tuple, &out->values, tuple,
+  if (!PyArg_ParseTuple(from, "O!OOO!O!O!O!O!O!OO", tuple, &args, &out->recording, &out->needs, tuple, &out->world, tuple, &out->values, tuple,
                         &out->cells, tuple, &out->empty, tuple, &out->order, tuple, &out->parameters, &out->call, &out->finish))
     return -1;
   Py_ssize_t n = PyTuple_Size(args);

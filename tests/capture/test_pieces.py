@@ -55,6 +55,46 @@ def test_the_same_is_computed(fn: Callable[..., Any]) -> None:
     assert region_of(fn, [x]).signature.ops
 
 
+def soft_gradient(x: torch.Tensor, g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return aten._softmax_backward_data(g, x.softmax(-1), -1, x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("fn", [
+    soft_gradient, torch.addcmul, torch.addcdiv, lambda x, y, z: torch.addcmul(x[:, :1], y, z[0], value=-2.5),
+    lambda x, y, z: torch.addcdiv(x, y[:1], z, value=3), lambda x, y, z: x.clamp_min(y) - x.clamp_max(z),
+    lambda x, y, z: torch.lerp(x, y, z), lambda x, y, z: torch.lerp(x, y, 0.3),
+], ids=["softmax gradient", "addcmul", "addcdiv", "scaled", "quotient", "clamp", "lerp", "lerp number"])  # fmt: skip
+def test_two_pointwise_operations_in_one(fn: Callable[..., Any], dtype: torch.dtype) -> None:
+    from torch_autokernel.capture.decompositions import inductor_table
+
+    inputs = [torch.randn(5, 8).to(dtype) for _ in range(3)]
+    gm = make_fx(fn, decomposition_table=inductor_table(), tracing_mode="fake")(*inputs)
+    before = gm(*inputs)
+    take_apart(gm.graph)
+    gm.graph.lint()
+    gm.recompile()
+    one = {"prims.fma.default", "aten.addcmul.default", "aten.addcdiv.default", "aten.clamp_min.Tensor", "aten.clamp_max.Tensor"}
+    assert not named(gm) & one
+    made, eager = gm(*inputs), fn(*inputs)
+    assert made.dtype == eager.dtype == dtype
+    unit = torch.finfo(dtype).eps
+    torch.testing.assert_close(made, before, rtol=2 * unit, atol=4 * unit)
+    torch.testing.assert_close(made, eager, rtol=2 * unit, atol=4 * unit)
+    for n in gm.graph.nodes:
+        if n.op == "call_function":
+            value = n.target(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in n.args), **n.kwargs)
+            assert (n.meta["val"].shape, n.meta["val"].dtype) == (value.shape, value.dtype)
+    assert region_of(fn, inputs).signature.ops
+
+
+def test_integers_and_mixed_dtypes_stay() -> None:
+    ints = torch.arange(6)
+    gm = graph_of(torch.addcmul, ints, ints, ints)
+    take_apart(gm.graph)
+    assert "aten.addcmul.default" in named(gm)
+
+
 def test_what_is_used_as_a_tuple_stays() -> None:
     gm = graph_of(lambda x: x.unbind(0), torch.randn(2, 3))
     (node,) = [n for n in gm.graph.nodes if n.target is aten.unbind.int]

@@ -122,6 +122,22 @@ def test_the_plain_call_is_for_exact_forms() -> None:
     assert cache((needs,)) is needs and cache((X,)) is MISS
 
 
+def test_a_recorded_call_is_for_the_same_gradients() -> None:
+    x, y, w = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4), torch.nn.Parameter(torch.randn(4))
+    route = Route(form((x, y), exact=True), kernel, order=(0, 1, 2, 3), parameters=(w, W), needs=(True, False))
+    cache = call_cache([route], MISS)
+    assert cache((x, y)) == "kernel"
+    assert cache((y, y)) is MISS and cache((x, x)) is MISS and cache((x.double(), y)) is MISS and cache((x, y.t())) is MISS
+    with torch.no_grad():
+        assert cache((x, y)) is MISS
+    w.requires_grad_(False)
+    assert cache((x, y)) is MISS
+    w.requires_grad_(), W.requires_grad_()
+    assert cache((x, y)) is MISS
+    W.requires_grad_(False)
+    assert cache((x, y)) == "kernel"
+
+
 def test_no_tensor_is_kept() -> None:
     x = torch.randn(3, 4)
     gone = weakref.ref(x)
@@ -143,13 +159,13 @@ def test_a_cache_in_a_cycle_is_collected() -> None:
     assert gone() is None
 
 
-GOOD: tuple[Any, ...] = (form((X,)), None, (), (), (), (), (0,), (), kernel, None)
+GOOD: tuple[Any, ...] = (form((X,)), None, None, (), (), (), (), (0,), (), kernel, None)
 
 
 @pytest.mark.parametrize("at, value", [
     (0, [1]), (0, (3,)), (0, (((3, 4), (4,), 2, 32, False),)), (0, (((3, "a"), None, 2, 32, False),)), (0, ((1,),) * (MOST_ARGUMENTS + 1)),
-    (1, 3), (2, ((len, ()),)), (2, ((len, None, 1),)), (3, (([], "a", 1),)), (3, (({}, "a"),)), (4, ((1,),)), (5, ([],)),
-    (6, (1,)), (6, (-1,)), (6, ("a",)), (8, 3), (9, 3),
+    (1, 3), (2, 3), (2, (True,)), (3, ((len, ()),)), (3, ((len, None, 1),)), (4, (([], "a", 1),)), (4, (({}, "a"),)),
+    (5, ((1,),)), (6, ([],)), (7, (1,)), (7, (-1,)), (7, ("a",)), (9, 3), (10, 3),
 ])  # fmt: skip
 def test_bad_data_are_an_error(at: int, value: Any) -> None:
     make = lambda row: _launcher.CallCache((row,), types=TYPES, recording=torch.is_grad_enabled, miss=MISS, missed=GuardMiss,

@@ -21,8 +21,9 @@ from torch.utils import _pytree as pytree
 from torch_autokernel.capture import operators, purity
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.backend import autokernel as backend
+from torch_autokernel.capture.beside import named_state
 from torch_autokernel.capture.direct import MISS, SLOWER, Plan, or_reason
-from torch_autokernel.capture.loop_plan import loop_operands, named_state, structure
+from torch_autokernel.capture.loop_plan import loop_operands, structure
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.loop_training import alone

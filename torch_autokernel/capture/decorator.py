@@ -23,6 +23,7 @@ from torch_autokernel.capture.arguments import identity, records, shapes
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
+from torch_autokernel.capture.direct_training import TrainingPlan, make_training_plan
 from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _MAX_PLANS = 16
 _LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _MAX_TRIALS = 4
+_MAX_TRAINED = 8
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -58,6 +60,8 @@ class Accelerated:
         self.known: CallCache | None = None  # the plans, and calls that run as they are, asked before anything else
         self._compiled: Callable[..., Any] | None = None
         self._plain_routes: list[Route] = []
+        self._training: list[TrainingPlan] = []
+        self.untrained: dict[Any, str] = {}  # kinds of calls that autograd records and no two kernels take, with the reason
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_dynamo_compiling():
@@ -72,7 +76,9 @@ class Accelerated:
         if not kwargs and direct.plain_world():
             if self.trainer.loops and self._records(args) and (result := self.trainer(args)) is not direct.MISS:
                 return result
-            if records(args):
+            if self._records(args):
+                if (result := self._trained(args)) is not direct.MISS:
+                    return result
                 self.patience = _PATIENCE
                 return self._without_plan(args, kwargs)
             key = shapes(args)
@@ -108,6 +114,32 @@ class Accelerated:
         self._know_plain(args)
         return self._plain(*args)
 
+    def _trained(self, args: tuple[Any, ...]) -> Any:
+        """The recorded result of a call that gets two kernels, forward and backward, or MISS. Tried once for each kind of call;
+        from then on the call cache has it."""
+        kind = identity(args), None if self.module is None else tuple([p.requires_grad for p in self.module.parameters()])
+        resolved = config.resolve(self.options)
+        if kind[0] is None or kind in self.untrained or resolved.disable or self.cuts or self.parts.found or self.tries:
+            return direct.MISS
+        if len(self.untrained) + len(self._training) >= _MAX_TRAINED or type(self.module) in _LAYERS:
+            return direct.MISS
+
+        def route(plan: TrainingPlan) -> Callable[..., Any]:
+            self._training.append(plan)
+            self._know()
+            return self
+
+        before = list(self._training)
+        make = lambda: make_training_plan(self.original, args, self.module, resolved, route)
+        made = direct.or_reason(make, resolved, "a direct training call is not possible")
+        self._training = [*before, made] if isinstance(made, TrainingPlan) else before
+        self._know()
+        if isinstance(made, TrainingPlan) and self.known is not None:
+            return self.known(args)
+        self.untrained[kind] = str(made)
+        log.info("%s is not trained directly: %s", getattr(self.original, "__qualname__", self.original), made)
+        return direct.MISS
+
     def _know_plain(self, args: tuple[Any, ...]) -> None:
         """Calls like this one, for which there is no plan, run as they are."""
         known = records(args) or identity(args) in self.failed
@@ -119,7 +151,8 @@ class Accelerated:
 
     def _know(self) -> None:
         """What is known of calls goes to the call cache: plans first."""
-        routes = [route for plan in self.plans.values() if (route := plan.route()) is not None] + self._plain_routes
+        plans = [route for plan in self.plans.values() if (route := plan.route()) is not None]
+        routes = [*plans, *(plan.route() for plan in self._training), *self._plain_routes]
         try:
             self.known = call_cache(routes, direct.MISS) if routes else None
         except ToolchainError as error:

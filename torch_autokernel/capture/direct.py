@@ -67,6 +67,11 @@ _WORLD = (
 _WORLD_VALUES = ((vars(torch.compiler), "_is_compiling_flag", False), (vars(_dual), "_current_level", -1))
 
 
+def watched_world(default_dtype: torch.dtype) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """A plain world with this default dtype, as a route's `world` and `values`."""
+    return (*_WORLD, (torch.get_default_dtype, (), default_dtype)), _WORLD_VALUES
+
+
 def _sign(value: Any) -> float:
     """The sign of a float zero, which equality does not tell; 0 for anything else."""
     return math.copysign(1.0, value) if type(value) is float and value == 0 else 0.0
@@ -144,11 +149,10 @@ class Plan:
         if self.nested or self.expected > MOST_ARGUMENTS:
             return None
         order = tuple(i if given else self.expected + i for given, i in self.indices)
-        world = (*_WORLD, (torch.get_default_dtype, (), self.default_dtype))
-        values = (*_WORLD_VALUES, *self.watched.entries)
+        world, values = watched_world(self.default_dtype)
         finish = None if self.simple else self._finished
-        return Route(self.form, self.kernel, order=order, parameters=self.parameters, finish=finish, world=world, values=values,
-                     cells=self.watched.cells, empty=self.watched.empty)  # fmt: skip
+        return Route(self.form, self.kernel, order=order, parameters=self.parameters, finish=finish, world=world,
+                     values=(*values, *self.watched.entries), cells=self.watched.cells, empty=self.watched.empty)  # fmt: skip
 
 
 def make_plan(

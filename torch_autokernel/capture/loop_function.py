@@ -148,11 +148,12 @@ class LoopFunction(torch.autograd.Function):
         for k, tensor in zip(kernels.read, saved, strict=False):
             operands[k] = tensor
         if torch.is_grad_enabled():
-            return None, *_differentiable(kernels, _all(operands, ctx.others), given)
+            return None, *_differentiable(kernels, latest(operands, ctx.others), given)
         return None, *kernels.gradients(given, saved[len(kernels.read) :], operands)
 
 
-def _all(operands: Sequence[Any], others: Sequence[Any]) -> list[Tensor]:
+def latest(operands: Sequence[Any], others: Sequence[Any]) -> list[Tensor]:
+    """All operands: those that autograd kept, and the others (with the version that each had), which must not have changed."""
     out = []
     for operand, other in zip(operands, others, strict=True):
         if other is not None and other[0]._version != other[1]:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch_autokernel.capture import purity
 from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.arguments import identity
+from torch_autokernel.capture.beside import Beside, apart, named_state, refuted
 from torch_autokernel.capture.direct import MISS, or_reason
 from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
 from torch_autokernel.capture.loop_region import Loop
@@ -32,8 +30,8 @@ from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, Where, capture_recurrence, longest, loops
 from torch_autokernel.capture.reference import load_reference
 from torch_autokernel.capture.signature import dtype_name
-from torch_autokernel.capture.whole import Constant, Whole, plain_forward
-from torch_autokernel.capture.witness import agree, near, witness
+from torch_autokernel.capture.whole import Constant, Whole
+from torch_autokernel.capture.witness import witness
 from torch_autokernel.core import dims
 from torch_autokernel.core.config import Config, config
 from torch_autokernel.core.errors import GuardMiss
@@ -47,7 +45,6 @@ Function = Callable[..., Any]
 
 _MAX_PLANS = 256  # one for each length
 _MAX_RENEWALS = 8
-_ROUNDS = 5
 
 
 class _Other(Exception):
@@ -173,10 +170,6 @@ def _but(where: Where, these: Sequence[tuple[Any, ...]]) -> list[Any]:
     return [([n for d, n in enumerate(shape) if (k, d) not in where], more) for k, (shape, *more) in enumerate(these)]
 
 
-def named_state(module: Module) -> list[Tensor]:
-    return [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
-
-
 def make_training_plan(
     function: Function, args: tuple[Any, ...], module: Module, config: Config, known: Sequence[TrainingPlan] = ()
 ) -> TrainingPlan | str:
@@ -192,7 +185,7 @@ def make_training_plan(
         return f"the function speaks of gradients itself ({told[0]})"
 
     def made() -> TrainingPlan | str:
-        with _apart():
+        with apart():
             for other in known:
                 if (plan := other.at_length(args, watched, module)) is not None:
                     shorter = plan.kernels.length < other.kernels.length  # a longer loop gains no less
@@ -202,13 +195,6 @@ def make_training_plan(
             return _planned(function, args, module, config, watched)
 
     return or_reason(made, config, "a loop cannot be trained by kernels")
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """What autograd records within the block is ours: hooks of the user on what it saves do not see it."""
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x), torch.enable_grad():
-        yield
 
 
 def _planned(
@@ -282,93 +268,12 @@ def loop_operands(whole: Whole, call: Function, args: tuple[Any, ...], state: Se
     return found
 
 
-# ---- beside the original ----
-class _Beside:
-    """One call, forward and backward, by the original and by the plan: on leaves of its own, from equal gradients."""
-
-    def __init__(self, plan: TrainingPlan, function: Function, args: tuple[Any, ...], module: Module) -> None:
-        self.plan, self.function, self.args, self.module = plan, function, args, module
-        self.given: list[Tensor] | None = None
-
-    def original(self, dtype: torch.dtype | None = None) -> tuple[list[Any], list[Any]]:
-        def run(tensors: list[Tensor]) -> Any:
-            rest = iter(tensors)
-            args = tuple(next(rest) if isinstance(a, Tensor) else a for a in self.args)
-            if self.module is None:
-                return self.function(*args)
-            names = [*dict(self.module.named_parameters()), *dict(self.module.named_buffers())]
-            with plain_forward(self.module, self.function):
-                return torch.func.functional_call(self.module, dict(zip(names, rest, strict=True)), args)
-
-        return self._both(run, dtype)
-
-    def planned(self) -> tuple[list[Any], list[Any]]:
-        return self._both(self.plan.run, None)
-
-    def _both(self, run: Callable[[list[Tensor]], Any], dtype: torch.dtype | None) -> tuple[list[Any], list[Any]]:
-        """Results and gradients."""
-        tensors = [*(a for a in self.args if isinstance(a, Tensor)), *named_state(self.module)]
-        leaves = [_cast(t.detach(), dtype).requires_grad_(t.requires_grad) for t in tensors]
-        results = pytree.tree_leaves(run(leaves))
-        ends = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
-        if self.given is None:
-            numbers = torch.Generator().manual_seed(len(ends))
-            self.given = [torch.randn(r.shape, generator=numbers).to(r.dtype) for r in ends]
-        given = [_cast(g, dtype) for g in self.given]
-        grads = torch.autograd.grad(ends, [t for t in leaves if t.requires_grad], given, allow_unused=True)
-        return results, list(grads)
-
-    def faster(self) -> bool:
-        """Whether the plan is no slower, both ways together, by the medians of runs in turns."""
-        took: dict[str, list[int]] = {"original": [], "planned": []}
-        for _ in range(_ROUNDS):
-            for name, times in took.items():
-                begin = time.perf_counter_ns()
-                getattr(self, name)()
-                times.append(time.perf_counter_ns() - begin)
-        log.debug("forward and backward: %s", took)
-        return statistics.median(took["planned"]) <= statistics.median(took["original"])
-
-
-def _cast(t: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return t if dtype is None or not t.is_floating_point() else t.to(dtype)
-
-
 def _refuted(plan: TrainingPlan, function: Function, args: tuple[Any, ...], module: Module, timed: bool) -> str:
     """Why the kernels must not stand for this call, or nothing: the original runs beside them."""
     witness(plan.whole, function, args, module)
-    beside = _Beside(plan, function, args, module)
-    theirs, mine = beside.original(), beside.planned()
-    if not agree(_without_history(mine[0]), _without_history(theirs[0])):
-        return "the loop's kernel and the original differ at this length"
-    if [_tells(x) for x in mine[0]] != [_tells(x) for x in theirs[0]] or not _same_gradients(mine[1], theirs[1], beside):
-        return "the gradient's kernel and the original differ at this length"
+    beside = Beside(plan.run, function, args, module)
+    if reason := refuted(beside):
+        return f"{reason} at this length"
     if timed and not beside.faster():
         return "forward and backward together are no faster than the original"
     return ""
-
-
-def _without_history(results: Sequence[Any]) -> list[Any]:
-    return [r.detach() if isinstance(r, Tensor) else r for r in results]
-
-
-def _tells(x: Any) -> Any:
-    return isinstance(x, Tensor) and x.requires_grad
-
-
-def _same_gradients(mine: Sequence[Any], theirs: Sequence[Any], beside: _Beside) -> bool:
-    """Equal but for rounding; where they are not, no farther from the original in double precision than the original is."""
-    if [g is None for g in mine] != [g is None for g in theirs]:
-        return False
-    pairs = [(k, x, y) for k, (x, y) in enumerate(zip(mine, theirs, strict=True)) if y is not None]
-    if any(x.shape != y.shape or x.dtype != y.dtype for _k, x, y in pairs):
-        return False
-    far = [(k, x, y) for k, x, y in pairs if not near(x, y)]
-    if not far:
-        return True
-    exact = beside.original(torch.float64)[1]
-    return all(_error(x, exact[k]) <= 2 * _error(y, exact[k]) for k, x, y in far)
-
-
-def _error(x: Tensor, exact: Tensor) -> float:
-    return float((x.double() - exact).square().mean())

@@ -1,8 +1,10 @@
-"""Operations on pieces of tensors brought to fewer kinds: `x.unbind()[k]` is `x.select(k)`, a piece of a split is a slice, and
-to write a selected part is to write a slice. Regions hold views; Inductor makes the same of both."""
+"""Operations brought to fewer kinds: `x.unbind()[k]` is `x.select(k)`, a piece of a split is a slice, to write a selected part
+is to write a slice, and a product and a sum in one operation (softmax's gradient, lerp, addcmul) are two. Regions hold those;
+Inductor makes the same of both, but for the rounding between product and sum."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ _DIM_AT: dict[Any, int] = {aten.unbind.int: 1, aten.split.Tensor: 2, aten.split_
 
 
 def take_apart(graph: fx.Graph) -> None:
-    """Replace the pieces of every unbind and split in the graph by selects and slices of its operand, and every select_scatter
-    by a slice_scatter. What depends on a symbolic size stays."""
+    """Replace the pieces of every unbind and split in the graph by selects and slices of its operand, every select_scatter by a
+    slice_scatter, and what is two pointwise operations by these. What depends on a symbolic size stays."""
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -24,6 +26,8 @@ def take_apart(graph: fx.Graph) -> None:
             _pieces(graph, node)
         elif node.target is aten.select_scatter.default:
             _scatter(graph, node)
+        elif ops.name_of(node.target) in _POINTWISE:
+            _pointwise(graph, node)
 
 
 def _pieces(graph: fx.Graph, node: fx.Node) -> None:
@@ -60,6 +64,53 @@ def _scatter(graph: fx.Graph, node: fx.Node) -> None:
         wide = graph.call_function(aten.unsqueeze.default, (part, dim))
         wide.meta["val"] = part.meta["val"].unsqueeze(dim)
         new = graph.call_function(aten.slice_scatter.default, (x, wide, dim, k, k + 1))
+    _stand_in(graph, node, new)
+
+
+Apply = Callable[..., fx.Node]
+
+
+def _scaled(apply: Apply, x: fx.Node, value: Any) -> fx.Node:
+    return x if value == 1 else apply(aten.mul.Tensor, x, value)
+
+
+_POINTWISE: dict[str, Callable[..., fx.Node]] = {
+    "prims.fma.default": lambda apply, a, b, c: apply(aten.add.Tensor, apply(aten.mul.Tensor, a, b), c),
+    "aten.addcmul.default": lambda apply, x, a, b, value=1: apply(
+        aten.add.Tensor, x, apply(aten.mul.Tensor, _scaled(apply, a, value), b)
+    ),
+    "aten.addcdiv.default": lambda apply, x, a, b, value=1: apply(
+        aten.add.Tensor, x, apply(aten.div.Tensor, _scaled(apply, a, value), b)
+    ),
+    "aten.clamp_min.Tensor": lambda apply, x, least: apply(aten.maximum.default, x, least),
+    "aten.clamp_max.Tensor": lambda apply, x, most: apply(aten.minimum.default, x, most),
+}
+_NARROW = (torch.bfloat16, torch.float16)
+_KINDS = (torch.float32, torch.float64, *_NARROW)
+
+
+def _pointwise(graph: fx.Graph, node: fx.Node) -> None:
+    """Operands of a narrow dtype are widened: eager rounds once, at the end."""
+    dtype, operands = node.meta["val"].dtype, [a for a in node.args if isinstance(a, fx.Node)]
+    if dtype not in _KINDS or any(n.meta["val"].dtype != dtype for n in operands):
+        return
+    if any(isinstance(v, fx.Node) for v in node.kwargs.values()) or any(not isinstance(a, fx.Node) for a in node.args[:2]):
+        return
+
+    def apply(target: Any, *args: Any) -> fx.Node:
+        new = graph.call_function(target, args)
+        new.meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack", "source_fn_stack")}
+        new.meta["val"] = target(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in args))
+        return new
+
+    with graph.inserting_before(node):
+        widened = node.args
+        if dtype in _NARROW:
+            convert = torch.ops.prims.convert_element_type.default
+            widened = tuple(apply(convert, a, torch.float32) if isinstance(a, fx.Node) else a for a in node.args)
+        new = _POINTWISE[ops.name_of(node.target)](apply, *widened, **node.kwargs)
+        if dtype in _NARROW:
+            new = apply(convert, new, dtype)
     _stand_in(graph, node, new)
 
 

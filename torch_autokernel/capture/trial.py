@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 60
 SECONDS = 3.0
-PLAIN, COMPILED, KERNEL, AROUND = "plain", "compiled", "kernel", "compiled around a kernel"
+PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
 Calls = Mapping[str, Callable[[], Any]]
 
 
@@ -80,6 +80,13 @@ def kernel_pays(
     return _no_slower(name, kernels_of([decision]), lambda: {KERNEL: routed(), PLAIN: plain}, config)
 
 
+def kernels_pay(whole: Region, decisions: Sequence[Decision], contest: Calls, config: Config) -> bool:
+    """Whether a training step by a call's two kernels, the first of `contest`, is no slower than the step as it is."""
+    kernels = kernels_of(decisions)
+    name = [TRAINING, whole.signature.digest, sorted(whole.sizes.items()), sorted(kernels)]
+    return _no_slower(name, kernels, lambda: contest, config)
+
+
 def compiling_around_pays(
     whole: Region, decision: Decision, compiled: Callable[[], Callable[[], Any]], eager: Callable[[], Any], config: Config
 ) -> bool:
@@ -106,7 +113,7 @@ def compiling_pays(
     if any(t._backward_hooks for t in wanted):
         return True
     plain = function if module is None else functools.partial(function, module)
-    steps = {COMPILED: _step(compiled, args, wanted), PLAIN: _step(plain, args, wanted)}
+    steps = {COMPILED: step(compiled, args, wanted), PLAIN: step(plain, args, wanted)}
     told = [key_of(graph, engine).signature, [t.requires_grad for t in given], len(wanted)]
 
     def name() -> list[Any]:
@@ -148,7 +155,7 @@ def _changes(node: fx.Node) -> bool:
     return not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable
 
 
-def _step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torch.Tensor]) -> Callable[[], Any]:
+def step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torch.Tensor]) -> Callable[[], Any]:
     """The call, and where gradients are wanted also those, which are not kept."""
     given: dict[int, torch.Tensor] = {}
 

@@ -48,25 +48,9 @@ def trace(
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    named: dict[str, torch.Tensor] = {}
-    if module is not None:
-        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    flat, spec = flattened(function, args, module)
+    named = {} if module is None else {**dict(module.named_parameters()), **dict(module.named_buffers())}
     leaves = [a for a in args if isinstance(a, torch.Tensor)]
-    spec: list[pytree.TreeSpec] = []
-
-    def flat(*tensors: torch.Tensor) -> list[Any]:
-        given = iter(tensors[: len(leaves)])
-        call_args = [next(given) if isinstance(a, torch.Tensor) else a for a in args]
-        if module is None:
-            result = function(*call_args)
-        else:
-            state = dict(zip(named, tensors[len(leaves) :], strict=True))
-            with plain_forward(module, function):
-                result = torch.func.functional_call(module, state, tuple(call_args))
-        out, tree = pytree.tree_flatten(result)
-        spec.append(tree)
-        return out
-
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     try:
         fakes = [mode.from_tensor(t.detach(), static_shapes=True) for t in (*leaves, *named.values())]
@@ -80,6 +64,32 @@ def trace(
         raise CaptureError(f"the function cannot be traced as a whole: {type(error).__name__}: {first}") from error
     graph.graph.eliminate_dead_code()
     return graph, spec[-1], list(named)
+
+
+def flattened(
+    function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None
+) -> tuple[Callable[..., list[Any]], list[pytree.TreeSpec]]:
+    """The call as a function of tensors, those of `args` first, then the parameters and buffers of `module` by name; it returns
+    the leaves of the result. Each call of it adds the result's structure to the list."""
+    names = [] if module is None else list({**dict(module.named_parameters()), **dict(module.named_buffers())})
+    count = sum(isinstance(a, torch.Tensor) for a in args)
+    kinds = [None if isinstance(a, torch.Tensor) else (a,) for a in args]  # the tensors themselves are not kept
+    spec: list[pytree.TreeSpec] = []
+
+    def flat(*tensors: torch.Tensor) -> list[Any]:
+        given = iter(tensors[:count])
+        call_args = [next(given) if kind is None else kind[0] for kind in kinds]
+        if module is None:
+            result = function(*call_args)
+        else:
+            state = dict(zip(names, tensors[count:], strict=True))
+            with plain_forward(module, function):
+                result = torch.func.functional_call(module, state, tuple(call_args))
+        out, tree = pytree.tree_flatten(result)
+        spec.append(tree)
+        return out
+
+    return flat, spec
 
 
 class plain_forward:
@@ -122,7 +132,7 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
     products = [n for n in members if ops.kind(ops.name_of(n.target)) == "product" and n not in held]
     if len(products) > (0 if held else 1) and not in_order:  # somebody may write a kernel for more; nobody generates it
         raise CaptureError(f"{len(products)} matrix products that are not attention")
-    results = _results(gm.graph)
+    results = results_of(gm.graph)
     nodes = list(dict.fromkeys(r for r in results if isinstance(r, fx.Node)))
     if not nodes:
         raise CaptureError("nothing is computed")
@@ -136,7 +146,8 @@ def capture_whole(function: Callable[..., Any], args: Sequence[Any], module: tor
     return Whole(captured, order, outputs, out_spec, tuple(names))
 
 
-def _results(graph: fx.Graph) -> list[Any]:
+def results_of(graph: fx.Graph) -> list[Any]:
+    """What the graph returns."""
     (output,) = [n for n in graph.nodes if n.op == "output"]
     results = output.args[0]
     return list(results) if isinstance(results, (list, tuple)) else [results]

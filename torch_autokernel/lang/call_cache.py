@@ -36,7 +36,8 @@ class Route:
     `plain`, for exact forms, is the call as it is: `call(*args)` where gradients are recorded as `gradients` says, and nothing
     else is asked.
     Otherwise `call` is given arguments and, from their number on, `parameters`, as `order` has them, and `finish` what it
-    returns (None: the first item is the result). Not where gradients of them are recorded, where a result of `world` (callable,
+    returns (None: the first item is the result). Not where gradients of them are recorded (with `needs`: where they are not, or
+    others are, exact forms of the arguments and these flags of the parameters say which), where a result of `world` (callable,
     arguments, expected) is true though None is expected or is not the expected object, where a value of `values` (dict, key,
     value) or `cells` (cell, contents) is another object, or where a dict of `empty` is not empty.
     """
@@ -47,6 +48,7 @@ class Route:
     gradients: bool = False
     order: tuple[int, ...] = ()
     parameters: Sequence[torch.Tensor] = ()
+    needs: Sequence[bool] | None = None
     finish: Callable[[Any], Any] | None = None
     world: Sequence[tuple[Callable[..., Any], tuple[Any, ...], Any]] = ()
     values: Sequence[tuple[dict[str, Any], str, Any]] = ()
@@ -65,5 +67,7 @@ def call_cache(routes: Sequence[Route], miss: object) -> CallCache:
 
 
 def _row(r: Route) -> tuple[Any, ...]:
+    needs = None if r.needs is None else tuple(r.needs)
+    recording = r.gradients if r.plain else None if needs is None else True
     watched = tuple(r.world), tuple(r.values), tuple(r.cells), tuple(r.empty)
-    return (r.args, r.gradients if r.plain else None, *watched, r.order, tuple(r.parameters), r.call, r.finish)
+    return (r.args, recording, needs, *watched, r.order, tuple(r.parameters), r.call, r.finish)

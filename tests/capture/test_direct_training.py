@@ -1,0 +1,255 @@
+"""Training calls by two kernels: eager's results and gradients in every way in which autograd can be asked."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import torch_autokernel as ak
+from tests.capture.engines import ReferenceEngine
+from torch_autokernel.capture import direct_training
+from torch_autokernel.core.errors import CaptureError
+
+Tensor = torch.Tensor
+
+
+def rms_norm(x: Tensor, w: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w
+
+
+def residual(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    return F.silu(x) * w + y
+
+
+def two(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    return x.exp() * y, {"soft": torch.softmax(x, -1)}
+
+
+def loss(x: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(x, target)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, n: int = 16) -> None:
+        super().__init__()
+        self.weight, self.frozen = torch.nn.Parameter(torch.randn(n)), torch.nn.Parameter(torch.randn(n), requires_grad=False)
+        self.register_buffer("shift", torch.randn(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x * self.weight + self.shift) * self.frozen
+
+
+def leaf(*shape: int, needs: bool = True) -> Tensor:
+    return torch.randn(*shape).requires_grad_(needs)
+
+
+def grads(function: Callable[..., Any], args: tuple[Any, ...], more: tuple[Tensor, ...] = (), seed: int = 0) -> list[Any]:
+    results = [r for r in torch.utils._pytree.tree_leaves(function(*args)) if isinstance(r, Tensor)]
+    torch.manual_seed(seed)
+    given = [torch.randn_like(r) for r in results]
+    wanted = [t for t in (*args, *more) if isinstance(t, Tensor) and t.requires_grad]
+    return [*results, *torch.autograd.grad(results, wanted, given, allow_unused=True)]
+
+
+def plans(target: Any) -> list[Any]:
+    found: list[Any] = target._training
+    return found
+
+
+CASES = {
+    "rms_norm": (rms_norm, lambda: (leaf(6, 16), leaf(16))),
+    "only the weight": (rms_norm, lambda: (leaf(6, 16, needs=False), leaf(16))),
+    "a gradient that is passed on": (residual, lambda: (leaf(6, 16), leaf(6, 16), leaf(16))),
+    "not a leaf": (residual, lambda: (leaf(6, 16) * 2, leaf(6, 16), leaf(16))),
+    "two results": (two, lambda: (leaf(6, 16), leaf(6, 16))),
+    "integers": (loss, lambda: (leaf(6, 16), torch.randint(16, (6,)))),
+    "a number": (lambda x, k: x.sigmoid() * k, lambda: (leaf(6, 16), 3)),
+    "unused": (lambda x, y: x.sigmoid(), lambda: (leaf(6, 16), leaf(6, 16))),
+    "turned": (rms_norm, lambda: (torch.randn(16, 6).t().requires_grad_(), leaf(16))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_and_gradients(name: str, engine: ReferenceEngine) -> None:
+    function, make = CASES[name]
+    fast, args = ak.autokernel(function), make()
+    for _ in range(2):
+        torch.testing.assert_close(grads(fast, args), grads(function, args))
+    assert len(plans(fast)) == 1 and fast._compiled is None, fast.untrained
+    assert len(engine.calls) >= 4, "the kernels do not run"
+    assert [r.phase for r in engine.regions] == ["direct", "direct"]
+
+
+def test_a_module(engine: ReferenceEngine) -> None:
+    plain = Scaled()
+    fast = ak.autokernel(copy.deepcopy(plain))
+    x = leaf(6, 16)
+    for _ in range(3):
+        mine, theirs = grads(fast, (x,), (fast.weight,)), grads(plain, (x,), (plain.weight,))
+        torch.testing.assert_close(mine, theirs)
+    assert len(plans(fast.forward)) == 1 and fast.forward._compiled is None, fast.forward.untrained
+    calls = len(engine.calls)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), plain(x))
+    assert len(fast.forward.plans) == 1
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (fast, plain)]
+    for _ in range(3):
+        for m, optimizer in zip((fast, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            m(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(fast.weight, plain.weight)
+    assert len(engine.calls) > calls + 4 and fast.frozen.grad is None
+    fast.frozen.requires_grad_(), plain.frozen.requires_grad_()
+    torch.testing.assert_close(grads(fast, (x,), (fast.weight, fast.frozen)), grads(plain, (x,), (plain.weight, plain.frozen)))
+    assert len(plans(fast.forward)) == 2, "another set of gradients is another plan"
+    fast.weight = torch.nn.Parameter(plain.weight.detach() * 2)
+    plain.weight = torch.nn.Parameter(plain.weight.detach() * 2)
+    torch.testing.assert_close(grads(fast, (x,), (fast.weight, fast.frozen)), grads(plain, (x,), (plain.weight, plain.frozen)))
+
+
+@pytest.fixture
+def pair(engine: ReferenceEngine) -> tuple[Any, Any, tuple[Tensor, Tensor]]:
+    fast, args = ak.autokernel(rms_norm), (leaf(6, 16), leaf(16))
+    fast(*args)
+    assert len(plans(fast)) == 1, fast.untrained
+    return fast, rms_norm, args
+
+
+def test_expanded_and_turned_gradients(pair: Any) -> None:
+    fast, plain, args = pair
+    for given in (torch.ones(()).expand(6, 16), torch.randn(16, 6).t(), torch.randn(6, 32)[:, ::2]):
+        mine, theirs = (torch.autograd.grad(f(*args), args, given) for f in (fast, plain))
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_second_derivatives(pair: Any) -> None:
+    fast, plain, args = pair
+    found = []
+    for f in (fast, plain):
+        first = torch.autograd.grad(f(*args).square().sum(), args, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), args)])
+    torch.testing.assert_close(*found, rtol=2e-5, atol=2e-4)
+    x, w = (a.detach().double().requires_grad_() for a in args)
+    assert torch.autograd.gradgradcheck(fast, (x, w))
+
+
+def test_second_derivatives_read_what_was_there(engine: ReferenceEngine) -> None:
+    """An input that the first gradient does not read may change, but not before a second derivative."""
+    fast, args = ak.autokernel(residual), [leaf(6, 16), leaf(6, 16) * 2, leaf(16)]
+    fast(*args)
+    assert len(plans(fast)) == 1
+    for create in (False, True):
+        args[1] = leaf(6, 16) * 2
+        out = fast(*args)
+        with torch.no_grad():
+            args[1].mul_(2)
+        if create:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                torch.autograd.grad(out.sum(), args, create_graph=True)
+        else:
+            torch.autograd.grad(out.sum(), args)
+
+
+def test_a_changed_input_is_an_error_as_in_eager(pair: Any) -> None:
+    for f in pair[:2]:
+        x, w = leaf(6, 16).clone(), leaf(16)
+        out = f(x, w)
+        with torch.no_grad():
+            x.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+
+
+def test_vmap_over_gradients(pair: Any) -> None:
+    fast, plain, args = pair
+    given = torch.randn(3, 6, 16)
+    mine, theirs = (torch.autograd.grad(f(*args), args, given, is_grads_batched=True) for f in (fast, plain))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_functorch_and_forward_mode(pair: Any) -> None:
+    fast, plain, (x, w) = pair
+    x, w = x.detach(), w.detach()
+    total = lambda f: lambda a, b: f(a, b).sum()
+    torch.testing.assert_close(torch.func.grad(total(fast))(x, w), torch.func.grad(total(plain))(x, w))
+    tangents = (torch.randn_like(x), torch.randn_like(w))
+    torch.testing.assert_close(torch.func.jvp(fast, (x, w), tangents), torch.func.jvp(plain, (x, w), tangents))
+
+
+def test_hooks_retained_graphs_and_threads(pair: Any) -> None:
+    fast, plain, (x, w) = pair
+    seen: list[Tensor] = []
+    out = fast(x, w)
+    out.register_hook(lambda g: seen.append(g) or 2 * g)
+    given = torch.randn_like(out)
+    found: dict[int, Any] = {}
+
+    def again(k: int) -> None:
+        found[k] = torch.autograd.grad(out, (x, w), given, retain_graph=True)
+
+    threads = [threading.Thread(target=again, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    expected = torch.autograd.grad(plain(x, w), (x, w), 2 * given)
+    assert len(seen) == 4
+    for k in range(4):
+        torch.testing.assert_close(found[k], expected)
+
+
+def test_checkpointing(pair: Any) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    fast, plain, args = pair
+    mine, theirs = (grads(lambda *a, f=f: checkpoint(f, *a, use_reentrant=False), args) for f in (fast, plain))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_other_kinds_of_calls_get_their_own_answer(pair: Any, engine: ReferenceEngine) -> None:
+    fast, plain, (x, w) = pair
+    for args in ((leaf(3, 16), w), (x.detach(), w), (x.detach().double().requires_grad_(), w.detach().double().requires_grad_())):
+        torch.testing.assert_close(grads(fast, args), grads(plain, args))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(grads(fast, (x, w)), grads(plain, (x, w)))
+    with torch.no_grad():
+        assert not fast(x, w).requires_grad
+
+
+@pytest.mark.parametrize("function, reason", [
+    (lambda x: x.detach() * 2, "no gradient"), (lambda x: (x.exp(), x.shape[0]), "no gradient"), (lambda x: x, "input"),
+    (lambda x: x.view(-1), "input"), (lambda x: F.dropout(x, 0.5), "not among"), (lambda x: x.mul_(2), "traced"),
+    (lambda x: (x.exp(), x.argmax(-1)), "no gradient"), (lambda x: x @ x.t() @ x, "products"),
+])  # fmt: skip
+def test_what_gets_no_plan(function: Callable[..., Any], reason: str) -> None:
+    with pytest.raises(CaptureError, match=reason):
+        direct_training.halves(function, (leaf(6, 16),), None)
+
+
+def test_large_calls_are_for_torch_compile(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_training, "_MOST_ELEMENTS", 100)
+    fast = ak.autokernel(rms_norm)
+    args = leaf(6, 16), leaf(16)
+    torch.testing.assert_close(grads(fast, args), grads(rms_norm, args))
+    assert not plans(fast) and list(fast.untrained.values()) == ["it is large"]
+
+
+def test_a_kernel_with_a_wrong_gradient_gets_no_plan(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, seen = engine.load, []
+
+    def wrong(entry: Any) -> Any:
+        kernel = load(entry)
+        seen.append(entry)
+        return kernel if len(seen) != 2 else lambda *tensors: tuple(2 * t for t in kernel(*tensors))
+
+    monkeypatch.setattr(engine, "load", wrong)
+    fast, args = ak.autokernel(rms_norm), (leaf(6, 16), leaf(16))
+    torch.testing.assert_close(grads(fast, args), grads(rms_norm, args))
+    assert not plans(fast) and "differ" in next(iter(fast.untrained.values()))

@@ -1,0 +1,301 @@
+"""Training calls of a small forward: from the user's arguments to two kernels, forward and backward, without torch.compile,
+whose training path alone costs 190 us a step.
+
+AOTAutograd traces forward and gradients together and cuts them in two; a plan is made where each half is one region with a
+kernel, and both together, timed as the user's call, are no slower than the call as it is. Large calls are for torch.compile,
+which fuses more than two regions and whose own cost they do not feel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from torch_autokernel.capture import purity
+from torch_autokernel.capture.ambient import ordinary_torch, tracing_alone
+from torch_autokernel.capture.beside import Beside, named_state, refuted
+from torch_autokernel.capture.decompositions import inductor_table
+from torch_autokernel.capture.direct import SLOWER, watched_world
+from torch_autokernel.capture.index_guard import guarded
+from torch_autokernel.capture.loop_function import latest, ordinary
+from torch_autokernel.capture.operators import bind_sizes
+from torch_autokernel.capture.record import Record, note
+from torch_autokernel.capture.reference import load_reference
+from torch_autokernel.capture.trial import KERNEL, PLAIN, kernels_pay, step
+from torch_autokernel.capture.whole import Constant, Whole, capture_whole, flattened, plain_forward, results_of
+from torch_autokernel.core.config import Config
+from torch_autokernel.core.errors import CaptureError, GuardMiss
+from torch_autokernel.engine import Engine
+from torch_autokernel.lang.call_cache import MOST_ARGUMENTS, Route, form
+
+Tensor = torch.Tensor
+Function = Callable[..., Any]
+Kernel = Callable[..., tuple[Tensor, ...]]
+
+SMALL = 1e-3  # seconds, forward and backward: what torch.compile asks for itself is a fifth of it
+_MOST_TENSORS = 64
+_MOST_ELEMENTS = 2**21  # to read and write them takes that long
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Forward and backward as regions. Tensors are the arguments, then the module's state. `results` says which of the first
+    region's outputs is which result, `kept` which of its outputs and `read` which tensors the second region reads: its inputs
+    are the tensors read, what is kept, and the gradients of all results, in this order before `backward.order`. `gradients`:
+    for each tensor which output of the second region is its gradient; -1 - j where that of result j is; None where there is
+    none."""
+
+    forward: Whole
+    backward: Whole
+    results: tuple[int, ...]
+    kept: tuple[int, ...]
+    read: tuple[int, ...]
+    gradients: tuple[int | None, ...]
+
+
+def halves(function: Function, args: tuple[Any, ...], module: torch.nn.Module | None) -> tuple[Halves, pytree.TreeSpec]:
+    """The call and its gradients, each as one region; raises CaptureError with the reason where they are not."""
+    from torch._functorch.aot_autograd import aot_export_joint_simple
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch._guards import detect_fake_mode
+    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+    from torch._inductor.virtualized import V
+
+    flat, spec = flattened(function, args, module)
+    leaves = [t.detach().requires_grad_(t.requires_grad) for t in (*_tensors(args), *named_state(module))]
+
+    def results(*tensors: Tensor) -> tuple[Any, ...]:
+        out = tuple(flat(*tensors))
+        if not out or not all(isinstance(r, Tensor) and r.requires_grad for r in out):
+            raise CaptureError("a result has no gradient")
+        return out
+
+    try:
+        with torch.enable_grad(), tracing_alone():
+            joint = aot_export_joint_simple(results, tuple(leaves), trace_joint=True, decompositions=inductor_table())
+            out = spec[-1]
+            assert isinstance(joint, fx.GraphModule)
+            with V.set_fake_mode(detect_fake_mode([n.meta["val"] for n in joint.graph.nodes if n.op == "placeholder"])):
+                joint_graph_passes(joint)
+            forward, backward = min_cut_rematerialization_partition(joint, leaves, num_fwd_outputs=out.num_leaves)
+    except CaptureError:
+        raise
+    except Exception as error:  # whatever torch finds in a user's function that it cannot differentiate ahead of time
+        first = str(error).partition("\n")[0]
+        raise CaptureError(f"the gradient cannot be traced as a whole: {type(error).__name__}: {first}") from error
+    return _regions(forward, backward, leaves, out.num_leaves), out
+
+
+def _regions(forward: fx.GraphModule, backward: fx.GraphModule, leaves: list[Tensor], count: int) -> Halves:
+    """`count` is the number of results; what comes behind them in the forward graph is for the backward one."""
+    given = [n for n in forward.graph.nodes if n.op == "placeholder"]
+    ends = results_of(forward.graph)
+    saved = ends[count:]
+    if not all(isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor) for n in ends):
+        raise CaptureError("a value that is no tensor goes to the gradient")
+    read = tuple(given.index(n) for n in saved if n in given)
+    made = [n for n in saved if n not in given]
+    one = capture_whole(_returning(forward, [*ends[:count], *made]), [t.detach() for t in leaves])
+    wanted = [n for n in backward.graph.nodes if n.op == "placeholder"]
+    by_name = {n.name: n for n in wanted}
+    tangents = wanted[len(wanted) - count :]
+    order = [*(by_name[given[i].name] for i in read), *(by_name[n.name] for n in made), *tangents]
+    if len(order) != len(wanted) or set(order) != set(wanted):
+        raise CaptureError("the gradient reads something else than is kept")
+    found = results_of(backward.graph)
+    passed = [-1 - tangents.index(n) if n in tangents else None for n in found]
+    computed = _returning(backward, [n if p is None else None for n, p in zip(found, passed, strict=True)])
+    at = [order.index(n) for n in wanted]
+    two = capture_whole(lambda *tensors: computed(*(tensors[i] for i in at)), [_like(n) for n in order])
+    if len(passed) != len(leaves) or any(isinstance(o, Constant) and o.value is not None for o in two.outputs):
+        raise CaptureError("a gradient is no tensor that is computed")
+    computed_at = [o if isinstance(o, int) else None for o in two.outputs]
+    gradients = tuple(o if p is None else p for o, p in zip(computed_at, passed, strict=True))
+    if any(isinstance(o, Constant) for o in one.outputs):
+        raise CaptureError("a result is a constant")
+    return Halves(one, two, tuple(one.outputs[:count]), tuple(one.outputs[count:]), read, gradients)
+
+
+def _returning(graph: fx.GraphModule, results: Sequence[Any]) -> Function:
+    """The graph with other results."""
+    (output,) = [n for n in graph.graph.nodes if n.op == "output"]
+    output.args = (tuple(results),)
+    graph.recompile()
+    return graph.forward
+
+
+def _like(node: fx.Node) -> Tensor:
+    """An ordinary tensor like the node's value."""
+    value = node.meta["val"]
+    return torch.empty_strided(tuple(map(int, value.shape)), tuple(map(int, value.stride())), dtype=value.dtype)
+
+
+def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    return [a for a in args if isinstance(a, Tensor)]
+
+
+class _Kernels:
+    """What `_Differentiable` runs."""
+
+    def __init__(self, of: Halves, spec: pytree.TreeSpec, forward: Kernel, backward: Kernel, plainly: Function) -> None:
+        self.of, self.spec, self.forward, self.backward = of, spec, forward, backward
+        self.plainly = plainly  # all tensors -> the results, as torch computes them
+        self.single = len(of.results) == 1
+
+    @functools.cached_property
+    def reference(self) -> Kernel:
+        return load_reference(self.of.backward.captured.region.reference)
+
+    def gradients(self, saved: Sequence[Tensor], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The second region's outputs from what was kept and the results' gradients; by torch where the kernel does not take
+        the tensors or where they are being looked at (vmap, compiled autograd, modes)."""
+        inputs = (*saved, *given)
+        tensors = [inputs[i] for i in self.of.backward.order]
+        if ordinary(given):
+            try:
+                return self.backward(*tensors)
+            except GuardMiss:  # an expanded gradient, as that of a sum
+                pass
+            try:
+                return self.backward(*[t.contiguous() for t in tensors])
+            except GuardMiss:
+                pass
+        signature = self.of.backward.captured.region.signature
+        sizes = bind_sizes(signature, tensors)
+        return self.reference(*tensors, *(sizes[s] for s in signature.symbols))
+
+
+class _Differentiable(torch.autograd.Function):
+    """`apply(kernels, *tensors)`: the results."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: _Kernels, *tensors: Tensor) -> Any:
+        of = kernels.of
+        made = kernels.forward(*(tensors[i] for i in of.forward.order))
+        ctx.kernels = kernels
+        ctx.save_for_backward(*(tensors[i] for i in of.read), *(made[k] for k in of.kept))
+        # read only where the gradient itself is differentiated; eager would not complain of a change to them
+        ctx.others = [None if i in of.read else (t, t._version) for i, t in enumerate(tensors)]
+        return made[of.results[0]] if kernels.single else tuple([made[k] for k in of.results])
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        kernels: _Kernels = ctx.kernels
+        of, saved = kernels.of, ctx.saved_tensors
+        if torch.is_grad_enabled():
+            tensors: list[Any] = [None] * len(ctx.others)
+            for i, tensor in zip(of.read, saved, strict=False):
+                tensors[i] = tensor
+            return None, *_recorded(kernels, latest(tensors, ctx.others), given)
+        made = kernels.gradients(saved, given)
+        return None, *[None if k is None else made[k] if k >= 0 else given[-1 - k] for k in of.gradients]
+
+
+def _recorded(kernels: _Kernels, tensors: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients as functions that autograd records (create_graph=True), by torch."""
+    wants = [k is not None for k in kernels.of.gradients]
+    fresh = [t.view_as(t) if w else t for t, w in zip(tensors, wants, strict=True)]
+    results = kernels.plainly(*fresh)
+    asked = [t for t, w in zip(fresh, wants, strict=True) if w]
+    found = iter(torch.autograd.grad(results, asked, given, create_graph=True, allow_unused=True))
+    return [next(found) if w else None for w in wants]
+
+
+class TrainingPlan:
+    """Calls of one kind, recorded by autograd, by two kernels."""
+
+    def __init__(self, kernels: _Kernels, args: tuple[Any, ...], watched: purity.Watched,
+                 module: torch.nn.Module | None) -> None:  # fmt: skip
+        self.kernels, self.watched = kernels, watched
+        self.state = named_state(module)
+        self.needs = tuple(t.requires_grad for t in self.state)
+        self.form = form(args, exact=True)
+        self.at = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor))
+        self.count = len(args)
+        self.world, self.values = watched_world(torch.get_default_dtype())
+
+    def route(self) -> Route:
+        """As the call cache takes it."""
+        order = (*self.at, *range(self.count, self.count + len(self.state)))
+        values = (*self.values, *self.watched.entries)
+        call = functools.partial(_Differentiable.apply, self.kernels)
+        return Route(self.form, call, order=order, parameters=self.state, needs=self.needs, finish=self._finished,
+                     world=self.world, values=values, cells=self.watched.cells, empty=self.watched.empty)  # fmt: skip
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """The result for arguments and state in this order; raises GuardMiss where the kernels are not for them."""
+        return self._finished(_Differentiable.apply(self.kernels, *tensors))  # type: ignore[no-untyped-call]
+
+    def _finished(self, results: Any) -> Any:
+        return pytree.tree_unflatten([results] if self.kernels.single else list(results), self.kernels.spec)
+
+
+def make_training_plan(
+    function: Function, args: tuple[Any, ...], module: torch.nn.Module | None, config: Config,
+    route: Callable[[TrainingPlan], Callable[..., Any]],
+) -> TrainingPlan | str:  # fmt: skip
+    """A plan for calls like this one, which autograd records, or the reason why there is none. `route` gives the user's call as
+    it is with the plan, which is what the trial times. Raises CaptureError."""
+    tensors = [*_tensors(args), *named_state(module)]
+    if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors):
+        return "a tensor is not a plain one on the CPU"
+    if len(args) > MOST_ARGUMENTS or len(tensors) > _MOST_TENSORS or any(isinstance(a, tuple) for a in args):
+        return "more arguments than a direct call takes"
+    if sum(t.numel() for t in tensors) > _MOST_ELEMENTS:
+        return "it is large"
+    if any(t._backward_hooks for t in tensors):
+        return "a tensor has hooks"
+    watched = purity.watch(function, module)
+    if watched.reason is not None:
+        return watched.reason
+    if told := sorted(watched.names & purity.TELLS):
+        return f"the function speaks of gradients itself ({told[0]})"
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return "there are hooks on what autograd saves"
+    with torch.random.fork_rng(devices=[]):
+        return _planned(function, args, module, config, watched, route)
+
+
+def _planned(
+    function: Function, args: tuple[Any, ...], module: torch.nn.Module | None, config: Config, watched: purity.Watched,
+    route: Callable[[TrainingPlan], Callable[..., Any]],
+) -> TrainingPlan | str:  # fmt: skip
+    engine, original = Engine.current(config), function if module is None else functools.partial(function, module)
+    wanted = [t for t in (*_tensors(args), *named_state(module)) if t.requires_grad]
+    of, spec = halves(function, args, module)
+    with plain_forward(module, function):
+        plain = step(original, args, wanted)
+        if engine.timed and _seconds(plain) > SMALL:
+            return f"the step takes longer than {SMALL * 1e3:g} ms"
+    regions = [dataclasses.replace(w.captured.region, phase="direct") for w in (of.forward, of.backward)]
+    with ordinary_torch():
+        decisions = engine.resolve(regions, config)
+    for phase, decision in zip(("forward", "backward"), decisions, strict=True):
+        note(Record(phase, (decision,), (), int(all(d.entry is not None for d in decisions))))
+        if decision.entry is None:
+            return f"{phase}: {decision.reason}"
+    forward, backward = (guarded(d.entry.signature, engine.load(d.entry)) for d in decisions if d.entry is not None)
+    flat, _spec = flattened(function, args, module)
+    plan = TrainingPlan(_Kernels(of, spec, forward, backward, flat), args, watched, module)
+    if reason := refuted(Beside(plan.run, function, args, module)):
+        return reason
+    contest = {KERNEL: step(route(plan), args, wanted), PLAIN: plain}
+    return plan if kernels_pay(of.forward.captured.region, decisions, contest, config) else SLOWER
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    call()
+    took = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - begin)
+    return min(took)
