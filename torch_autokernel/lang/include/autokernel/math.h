@@ -21,7 +21,7 @@ template <class T, int N, class F> AK_INLINE vec<T, N> per_lane(const vec<T, N>&
   return load(t, all<N>{});
 }
 
-#define AK_SPLIT(f, x) if constexpr (is_wide<float, N>) { return vec<float, N>(f(x.lo), f(x.hi)); } else
+#define AK_SPLIT(f, x) if constexpr (is_wide<float, N / 2>) { return vec<float, N>(f(x.lo), f(x.hi)); } else
 
 // ---- signs, magnitudes, rounding ----
 template <class T, int N> AK_INLINE vec<T, N> abs(const vec<T, N>& x) {
@@ -117,22 +117,29 @@ template <int N> AK_INLINE vec<float, N> exp_near_zero(const vec<float, N>& r) {
   const auto q = polynomial(r, 0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f);
   return multiply_add(r * r, q, r) + 1.0f;
 }
-// For x in [-87, 88]; NaN gives anything.
+// For x in [-87, 88], where adding n to p's exponent is to multiply by 2^n; NaN gives anything.
 template <int N> AK_INLINE vec<float, N> exp_small(const vec<float, N>& x) {
   AK_SPLIT(exp_small, x) {
     vec<float, N> n, t;
     const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
-    return p * bits<float>((bits<int32_t>(t) + 127) << 23);
+    return bits<float>(bits<int32_t>(p) + (bits<int32_t>(t) << 23));
   }
 }
-template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
-  AK_SPLIT(exp, v) {
+// For every x: denormal results, overflow, NaN.
+template <int N> AK_INLINE vec<float, N> exp_large(const vec<float, N>& v) {
+  AK_SPLIT(exp_large, v) {
     const auto zero = v < -104.0f;  // kept away from the scaling: denormal results are slow
     vec<float, N> x = select(zero, 0.0f, v), n, t;
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
     const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
     return select(zero, 0.0f, scale2(p, n));
   }
+}
+template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
+#if !defined(AK_AVX512)
+  if (__builtin_expect(!any(~(abs(v) <= 87.0f)), 1)) return exp_small(v);
+#endif
+  return exp_large(v);
 }
 template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
   AK_SPLIT(expm1, v) {

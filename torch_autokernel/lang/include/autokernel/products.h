@@ -138,8 +138,8 @@ template <class E, int N> AK_INLINE float nothing_of(const typename E::Mem* v, i
 }
 
 // e^x for x <= 0 (and NaN), within 1.01 ULP; 0 below -104. Fewer steps than exp: no overflow to think of, and fused steps.
-template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
-  if constexpr (is_wide<float, N>) { return {exp_down(x.lo), exp_down(x.hi)}; }
+template <int N> AK_INLINE vec<float, N> exp_down_large(const vec<float, N>& x) {
+  if constexpr (is_wide<float, N>) { return {exp_down_large(x.lo), exp_down_large(x.hi)}; }
   else {
     vec<float, N> n, t;
     const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
@@ -147,6 +147,12 @@ template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
     const vec<float, N> power = bits<float>((bits<int32_t>(t) + (127 + 64)) << 23);
     return select(x < -104.0f, 0.0f, p * power * 0x1p-64f);
   }
+}
+template <int N> AK_INLINE vec<float, N> exp_down(const vec<float, N>& x) {
+#if !defined(AK_AVX512)
+  if (__builtin_expect(!any(~(x >= -87.0f)), 1)) return exp_small(x);
+#endif
+  return exp_down_large(x);
 }
 
 // One row of scores turned into weights that are relative to the row's greatest score so far; its sum and the results
