@@ -42,6 +42,32 @@ def activated(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.relu(linear(x, w, b)) * 2
 
 
+def widened(x: Tensor, w: Tensor, scale: Tensor) -> Tensor:
+    return torch.relu(linear(x, w.to(x.dtype)) * scale)
+
+
+def test_a_product_joins_what_widens_its_weights() -> None:
+    given = [torch.randn(3, 12), torch.randint(-9, 9, (10, 12), dtype=torch.int8), torch.rand(10)]
+    (whole,) = regions(widened, given)
+    assert names(whole) == ["convert_element_type.default", "permute.default", "mm.default", "mul.Tensor", "relu.default"]
+    assert [names(p) for p in whole.parts] == [["convert_element_type.default"], ["mul.Tensor", "relu.default"]]
+    (alone,) = regions(lambda x, w, s: linear(x, (w - 3).to(x.dtype)), given)
+    assert names(alone)[-2:] == ["permute.default", "mm.default"] and alone.outputs[0].target is torch.ops.aten.mm.default
+    half = [given[0].bfloat16(), given[1], given[2].bfloat16()]
+    (whole,) = regions(widened, half)
+    assert [names(p)[0] for p in whole.parts] == ["mm.default", "convert_element_type.default", "mul.Tensor"]
+
+
+@pytest.mark.parametrize("fn", [
+    lambda x, w, s: (linear(x, w.to(x.dtype)), w.to(x.dtype) * 2), lambda x, w, s: linear(x, torch.exp(w.float()).to(x.dtype) * s[:, None]),
+    lambda x, w, s: linear(x, w.to(x.dtype).softmax(-1)), lambda x, w, s: linear(torch.sin(x), w[:, :12].float().sum(0).expand(10, 12)),
+], ids=["read by others", "allowed", "a reduction", "a row"])  # fmt: skip
+def test_what_is_joined_before_a_product_stays_right(fn: Callable[..., Any], engine: ReferenceEngine) -> None:
+    given = [torch.randn(3, 12), torch.randint(-9, 9, (10, 12), dtype=torch.int8), torch.rand(10)]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(fn, backend="autokernel", fullgraph=True)(*given), fn(*given))
+
+
 def test_products_in_low_precision_are_regions() -> None:
     fn = lambda x, w, b: linear(torch.sin(x), w, b).amax(-1)  # noqa: E731
     (product,) = with_product(regions(fn, drawn(HALF)))

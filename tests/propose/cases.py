@@ -212,6 +212,14 @@ CASES: dict[str, Case] = {
     "stacked_apart": Case(stacked_apart, lambda r, c: [randn(r, c), randn(r, c), torch.arange(r * c).reshape(r, c)], ROWS),
     "shifted_rows": Case(lambda x, m: x + (F.pad(x, (0, 0, 1, -1)) - x) * m, lambda m, n: [randn(m, n), randn(n)], ((37, 53), (2, 17))),
     "cropped": Case(lambda x: torch.exp(F.pad(x, (-1, 2, 2, -1))), lambda m, n: [randn(m, n)], ((37, 53), (5, 17))),
+    "vector_int8": Case(lambda x, w, s: F.linear(x, w.to(x.dtype)) * s,
+                        lambda k, n: [randn(1, k), torch.randint(-127, 128, (n, k), dtype=torch.int8), randn(n)], ROWS),
+    "vector_column": Case(lambda x, v: torch.tanh(torch.mm(x * 2, v)), lambda m, k: [randn(m, k), randn(k, 1)], ROWS),
+    "vector_batch_bf16": Case(lambda x, w: torch.bmm(x, torch.exp(w)) * 2,
+                              lambda b, k, n: [randn(b, 1, k, dtype=torch.bfloat16), randn(b, k, n, dtype=torch.bfloat16)],
+                              ((3, 37, 53), (2, 5, 300))),
+    "vector_added": Case(lambda b, x, w: torch.addmm(b, x, w.to(x.dtype)).relu(),
+                         lambda k, n: [randn(n), randn(1, k), torch.randint(0, 255, (k, n), dtype=torch.uint8)], ROWS),
 }  # fmt: skip
 
 

@@ -49,6 +49,11 @@ def cast(x: Tensor, w: Tensor) -> Tensor:
     return (x @ w).float() * 2
 
 
+def widened(x: Tensor, w: Tensor, scale: Tensor) -> Tensor:
+    """Weights of 8 bits."""
+    return linear(x, w.to(x.dtype)) * scale
+
+
 SMALL = Blocks(8, 3, 1, 6, 16, 5, 0, 3)  # several blocks in every direction at small sizes
 WIDE = Blocks(8, 6, 2, 12, 32, 64)
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Blocks]] = {
@@ -60,6 +65,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Blocks]] 
     "batched": (torch.bmm, drawn((3, 50, 37), (3, 37, 45)), SMALL),
     "direct_bf16": (linear, drawn((5, 37), (45, 37), dtype=HALF), Blocks(8, 4, 2, 16, 32, 37, 1)),
     "row": (torch.mm, drawn((1, 37), (37, 45)), Blocks(8, 1, 2, 16, 32, 37, 1)),
+    "widened": (widened, lambda: [torch.randn(50, 37), torch.randint(-127, 128, (45, 37), dtype=torch.int8), torch.rand(45)], SMALL),
 }
 MORE: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Blocks]] = {
     "repeated": (lambda x, w: x @ w.expand(3, 37, 45), drawn((3, 50, 37), (37, 45), dtype=HALF), SMALL),

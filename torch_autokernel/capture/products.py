@@ -1,13 +1,16 @@
-"""Matrix products as regions: those in low precision, and those with element-wise operations behind them.
+"""Matrix products as regions: those in low precision, those with element-wise operations behind them, and those of operands
+that are kept in fewer bits.
 
 In bf16 and fp16 a product is a region of its own: on a CPU without units for it torch computes it many times slower than in
 fp32. In any precision a product and the region behind it are one where that region works element by element on the product
-alone.
+alone. So are a product and the region that makes one of its operands of a smaller tensor, as of int8 weights, which are never
+written out then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from torch import fx
@@ -32,16 +35,23 @@ def capture(
                 alone[node] = capture_region([node], phase=phase, outputs=[node])
             except CaptureError as error:
                 left.append((node, error.message))
-    joined: dict[int, Captured] = {}
-    for k, region in enumerate(regions):
-        for node in _heads(region, allowed):
-            made = _with_product(node, region, alone.get(node), phase)
+    joined: list[Captured] = []
+    taken: set[int] = set()
+    behind = {node: k for k, region in enumerate(regions) for node in _heads(region, allowed)}
+    for node in graph.nodes:
+        if not _is_product(node) or not allowed(node):
+            continue
+        before = [k for k in _widened(node, regions) if k not in taken]
+        after = [behind[node]] if node in behind and behind[node] not in taken else []
+        for wanted in ([*before, *after], after) if before else (after,):
+            made = _with_product(node, [regions[k] for k in wanted], bool(after), alone.get(node), phase) if wanted else None
             if made is not None:
                 alone.pop(node, None)
-                joined[k] = made
+                taken.update(wanted)
+                joined.append(made)
                 break
-    rest = [r for k, r in enumerate(regions) if k not in joined]
-    return [*alone.values(), *joined.values(), *rest], left
+    rest = [r for k, r in enumerate(regions) if k not in taken]
+    return [*alone.values(), *joined, *rest], left
 
 
 def _is_product(node: fx.Node) -> bool:
@@ -65,10 +75,40 @@ def _heads(region: Captured, allowed: Callable[[fx.Node], bool]) -> Iterator[fx.
                 yield node
 
 
-def _with_product(node: fx.Node, region: Captured, alone: Captured | None, phase: str) -> Captured | None:
-    """Both as one region; without it the parts."""
+def _widened(node: fx.Node, regions: list[Captured]) -> Iterator[int]:
+    """Regions that make an operand of the product, and nothing else, of at most half as many bytes."""
+    for operand in node.all_input_nodes:
+        made, readers = operand, {node}
+        while made.op == "call_function" and ops.kind(ops.name_of(made.target)) == "view" and set(made.users) == readers:
+            readers, made = {made}, made.all_input_nodes[0]
+        if set(made.users) != readers:
+            continue
+        for k, region in enumerate(regions):
+            if region.outputs == (made,) and not region.parts and _bytes(region.inputs) * 2 <= _bytes([made]):
+                if all(ops.kind(ops.name_of(n.target)) in ("pointwise", "view") for n in region.members):
+                    yield k
+
+
+def _bytes(nodes: Iterable[fx.Node]) -> int:
+    """Of the tensors, as far as their sizes are known."""
+    sizes = [(tensor_of(n).shape, tensor_of(n).element_size()) for n in nodes]
+    return sum(math.prod(int(d) for d in shape if isinstance(d, int)) * each for shape, each in sizes)
+
+
+def _with_product(node: fx.Node, around: list[Captured], ends: bool, alone: Captured | None, phase: str) -> Captured | None:
+    """The product and the regions as one, whose result is the product's or, where it `ends` with the last region, that one's;
+    without it the parts."""
+    members = {node, *(n for region in around for n in region.members)}
+    for region in around[: len(around) - ends]:  # the views between
+        for operand in node.all_input_nodes:
+            chain = [operand]
+            while chain[-1] not in region.outputs and chain[-1].op == "call_function" and chain[-1].all_input_nodes:
+                chain.append(chain[-1].all_input_nodes[0])
+            if chain[-1] in region.outputs:
+                members.update(chain)
+    in_order = [n for n in node.graph.nodes if n in members]
     try:
-        whole = capture_region([node, *region.members], phase=phase, outputs=list(region.outputs))
+        whole = capture_region(in_order, phase=phase, outputs=list(around[-1].outputs) if ends else [node])
     except CaptureError:
         return None
-    return replace(whole, parts=(alone, region) if alone is not None else (region,))
+    return replace(whole, parts=(alone, *around) if alone is not None else tuple(around))

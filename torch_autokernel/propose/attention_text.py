@@ -83,19 +83,19 @@ class AttentionText(PartsKernel):
         out, self.one_panels = self.out, size_text(one)
         out(f"// keys in panels of {w}, a panel's keys side by side")
         with out.block(self.shared(deps, f"for (int64_t j0 = 0; j0 < {self.sizes['j']}; j0 += {w})")):
-            out(f"float* to = panels + {self._place(deps)} * {self.one_panels} + j0 * {self.sizes['d']};")
+            out(f"float* into = panels + {self._place(deps)} * {self.one_panels} + j0 * {self.sizes['d']};")
             out(f"const int64_t n = least({w}, {self.sizes['j']} - j0);")
-            out(f"if (n < {w}) fill(to, {w} * {self.sizes['d']}, 0.0f);")
+            out(f"if (n < {w}) fill(into, {w} * {self.sizes['d']}, 0.0f);")
             if steps(part, "j") and not steps(part, "d"):
                 with out.block(f"for (int64_t d = 0; d < {self.sizes['d']}; ++d)"):
                     with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
                         out("const int64_t j = j0 + c;")
-                        self.put(part, "j", f"put<ak::f32>(to + d * {w} + c, {{}}, m);")
+                        self.put(part, "j", f"put<ak::f32>(into + d * {w} + c, {{}}, m);")
             else:
                 with out.block("for (int64_t c = 0; c < n; ++c)"):
                     out("const int64_t j = j0 + c;")
                     with out.block(f"each<L>(0, {self.sizes['d']}, [&](int64_t d, auto m) AK_BODY", "});"):
-                        self.put(part, "d", f"put_strided<ak::f32>(to + d * {w} + c, {{}}, {w}, m);")
+                        self.put(part, "d", f"put_strided<ak::f32>(into + d * {w} + c, {{}}, {w}, m);")
 
     def _pack_values(self) -> None:
         part = self.parts.value
@@ -104,9 +104,9 @@ class AttentionText(PartsKernel):
         self.buffer("values", product([self.parts.outer[a] for a in deps]), one)
         self.one_values = size_text(one)
         with self.out.block(self.shared(deps, f"for (int64_t j = 0; j < {self.sizes['j']}; ++j)")):
-            self.out(f"float* to = values + {self._place(deps)} * {self.one_values} + j * {self.sizes['e']};")
+            self.out(f"float* into = values + {self._place(deps)} * {self.one_values} + j * {self.sizes['e']};")
             with self.out.block(f"each<L>(0, {self.sizes['e']}, [&](int64_t e, auto m) AK_BODY", "});"):
-                self.put(part, "e", "put<ak::f32>(to + e, {}, m);")
+                self.put(part, "e", "put<ak::f32>(into + e, {}, m);")
 
     def _value_source(self) -> tuple[str, str, str]:
         """Pointer to the first value of these outer axes, its element kind, and the step from key to key."""

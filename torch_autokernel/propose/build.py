@@ -73,9 +73,9 @@ def lowers(*targets: str) -> Callable[[Lowering], Lowering]:
     return add
 
 
-def build(signature: Signature) -> tuple[list[Node], list[Node]]:
+def build(signature: Signature, sums: bool = False) -> tuple[list[Node], list[Node]]:
     """Input nodes and output nodes; raises Refused naming the op that has no lowering. A result is rounded where it is made, so
-    that what reads it again reads the same, be it from memory or not."""
+    that what reads it again reads the same, be it from memory or not. With `sums`, products of a vector are sums."""
     inputs = [
         Node("input", s.shape, s.dtype, value=i, label=f"x{i}") for i, s in enumerate(signature.inputs)
     ]  # fmt: skip
@@ -83,7 +83,7 @@ def build(signature: Signature) -> tuple[list[Node], list[Node]]:
     results, passing = set(signature.outputs), _passing(signature)
     for op in signature.ops:
         at = len(values)
-        value = lowered(op, values, {op.target: _unrounded} if at in passing else _AT_ONCE)
+        value = lowered(op, values, {op.target: _unrounded} if at in passing else _SUMS if sums else _AT_ONCE)
         values.append(ir.held(value) if isinstance(value, Node) and at in results else value)
     return inputs, [values[i] for i in signature.outputs]
 
@@ -779,6 +779,37 @@ def _product_plus(c: Call) -> Node:
         raise Refused(f"{c.op.target} with factors")
     total = Node("product", c.shape, c.dtype, (c.node(1), c.node(2)))
     return point("add", [total, c.node(0)], c.dtype)
+
+
+def of_a_vector(shape: Sequence[Dim]) -> bool:
+    """Whether a product of this shape has one row or one column: no element of its operands is used twice but the vector's."""
+    return 1 in shape[-2:]
+
+
+def _sum_of_products(c: Call) -> Node:
+    """A product of a vector, summed in single precision and rounded once."""
+    if not of_a_vector(c.shape):
+        raise Refused("a matrix product among sums")
+    left, right = c.node(0), c.node(1)
+    rank, compute = len(c.shape), "float32" if c.dtype in ir.ROUNDING else c.dtype
+    order = (*range(rank - 2), rank - 1, rank - 2)
+    factors = [ir.unsqueeze(left, -2), ir.unsqueeze(ir.permute(right, order), -3)]  # [rows, 1, depth] and [1, columns, depth]
+    total = ir.reduce("sum", point("mul", factors, compute), [-1], False, compute)
+    return ir.rounded(ir.expand(total, c.shape), c.dtype)
+
+
+def _sum_of_products_plus(c: Call) -> Node:
+    if c.raw(3, "beta", 1) != 1 or c.raw(4, "alpha", 1) != 1:
+        raise Refused(f"{c.op.target} with factors")
+    compute = "float32" if c.dtype in ir.ROUNDING else c.dtype
+    unrounded = Op(c.op.target, c.op.args[1:3], {}, c.shape, compute)
+    return ir.rounded(point("add", [_sum_of_products(Call(unrounded, c.values)), c.node(0)], compute), c.dtype)
+
+
+_SUMS = _AT_ONCE | {
+    "aten.mm.default": _sum_of_products, "aten.bmm.default": _sum_of_products,
+    "aten.addmm.default": _sum_of_products_plus, "aten.baddbmm.default": _sum_of_products_plus,
+}  # fmt: skip
 
 
 @lowers(ATTENTION)

@@ -32,7 +32,7 @@ class Kernel:
 
 def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Former:
     """All results of the region placed into sweeps; raises Refused."""
-    inputs, outputs = build(signature)
+    inputs, outputs = build(signature, sums=True)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],

@@ -68,7 +68,8 @@ def _pull(output: Node, product: Node, strides: dict[str, tuple[Dim, ...]], stor
     def resolve(node: Node, index: Index) -> Inst | None:
         if node is not product:
             return None
-        if index != (*at_batch, i, j):
+        here = zip((*at_batch, i, j), index, node.shape, strict=True)
+        if any(x != at and (size != 1 or x != ZERO) for at, x, size in here):
             raise Refused("a result that is not element by element the product's")
         return table.make("leaf", "float", axes=every, tensor="total")
 

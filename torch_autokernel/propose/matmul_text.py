@@ -50,19 +50,19 @@ class MatmulText(PartsKernel):
         out(f"const int64_t ldl = {size_text(long)};")
         one, step = f"{size_text(rows)} * ldl", "L" if turned else "1"
         with out.block(self.shared(outer, f"for (int64_t i0 = 0; i0 < {self.sizes['i']}; i0 += {step})")):
-            out(f"float* const to = left + {self._batch(part, one)}i0 * ldl;")
+            out(f"float* const at = left + {self._batch(part, one)}i0 * ldl;")
             if turned:
                 out(f"const int64_t n = least(L, {self.sizes['i']} - i0);")
                 with out.block(f"for (int64_t d0 = 0; d0 < {d}; d0 += L)"):
                     out(f"const int64_t wide = least(L, {d} - d0);")
-                    with out.block("pack_turned<L>(to + d0, ldl, n, wide, L, [&](int64_t c, int64_t r, auto m) AK_BODY", "});"):
+                    with out.block("pack_turned<L>(at + d0, ldl, n, wide, L, [&](int64_t c, int64_t r, auto m) AK_BODY", "});"):
                         out("const int64_t d = d0 + c, i = i0 + r;")
                         self._give(part, "i")
             else:
                 out("const int64_t i = i0;")
-                out(f"if (ldl != {d}) fill(to + ldl - L, L, 0.0f);")
+                out(f"if (ldl != {d}) fill(at + ldl - L, L, 0.0f);")
                 with out.block(f"each<L>(0, {d}, [&](int64_t d, auto m) AK_BODY", "});"):
-                    self.put(part, "d", "put<ak::f32>(to + d, {}, m);")
+                    self.put(part, "d", "put<ak::f32>(at + d, {}, m);")
 
     def _give(self, part: Inst, vector: str) -> None:
         self.put(part, vector, "return {};")
@@ -115,19 +115,19 @@ class MatmulText(PartsKernel):
         with out.block("do", f"}} while ((d0 += DEPTH) < {self.sizes['d']});"):
             out(f"const int64_t depth = least(DEPTH, {self.sizes['d']} - d0);")
             with out.block(f"for (int64_t c0 = 0; c0 < columns; c0 += {w})"):
-                out("float* const to = panel + c0 * DEPTH;", f"const int64_t n = least({w}, columns - c0);")
+                out("float* const at = panel + c0 * DEPTH;", f"const int64_t n = least({w}, columns - c0);")
                 if steps(part, "d") and not steps(part, "j"):
-                    with out.block(f"pack_turned<L>(to, {w}, depth, n, {w}, [&](int64_t c, int64_t k, auto m) AK_BODY", "});"):
+                    with out.block(f"pack_turned<L>(at, {w}, depth, n, {w}, [&](int64_t c, int64_t k, auto m) AK_BODY", "});"):
                         out("const int64_t d = d0 + k, j = j0 + c0 + c;")
                         self._give(part, "d")
                 else:
-                    out(f"if (n < {w}) fill(to, {w} * depth, 0.0f);")
+                    out(f"if (n < {w}) fill(at, {w} * depth, 0.0f);")
                     with out.block("for (int64_t k = 0; k < depth; ++k)"):
                         out("const int64_t d = d0 + k;")
                         with out.block("each<L>(0, n, [&](int64_t c, auto m) AK_BODY", "});"):
                             out("const int64_t j = j0 + c0 + c;")
-                            self.put(part, "j", f"put<ak::f32>(to + k * {w} + c, {{}}, m);")
-                where = "l + r * ldl + d0, ldl, to, depth, s + r * COLUMNS + c0, COLUMNS, d0 > 0"
+                            self.put(part, "j", f"put<ak::f32>(at + k * {w} + c, {{}}, m);")
+                where = "l + r * ldl + d0, ldl, at, depth, s + r * COLUMNS + c0, COLUMNS, d0 > 0"
                 self._strips(f"panel_sums<R, {self.blocks.nv}, L>({where});")
 
     def _as_it_lies(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+from torch_autokernel.core.products import PRODUCTS
 from torch_autokernel.core.types import Arch, Attempt, Candidate, Region, Source
 from torch_autokernel.propose import attention, attention_text, matmul_text
+from torch_autokernel.propose.build import of_a_vector
 from torch_autokernel.propose.choices import Choice, machine, schedules
 from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
@@ -60,9 +62,18 @@ class ScheduleProposer:
 
     def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Choice, Kernel]]:
         """Kernels by choices; raises Refused where not even the first can be made."""
-        if products := attention.count_products(region.signature):
+        products = attention.count_products(region.signature)
+        if products and all(of_a_vector(op.shape) for op in region.signature.ops if op.target in PRODUCTS):
+            try:
+                yield from self._sweeps(region, arch)
+            except Refused as reason:
+                log.debug("a vector's product is no sum: %s", reason)
+        if products:
             yield from (matmul_text if products == 1 else attention_text).kernels(region, arch)
-            return
+        else:
+            yield from self._sweeps(region, arch)
+
+    def _sweeps(self, region: Region, arch: Arch) -> Iterator[tuple[Choice, Kernel]]:
         for number, schedule in enumerate(schedules(region, arch)):
             try:
                 yield schedule, generate(region.signature, schedule, region.sizes, machine(arch).threads)

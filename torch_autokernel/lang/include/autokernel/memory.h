@@ -5,6 +5,8 @@
 namespace ak {
 
 template <int N> AK_INLINE uint64_t lane_bits(int64_t n) { return n >= 64 ? ~0ull : (1ull << n) - 1; }
+template <int N> AK_INLINE all<N / 2> low(all<N>) { return {}; }
+template <int N> AK_INLINE all<N / 2> high(all<N>) { return {}; }
 template <int N> AK_INLINE first<N / 2> low(first<N> m) { return {m.n < N / 2 ? m.n : N / 2}; }
 template <int N> AK_INLINE first<N / 2> high(first<N> m) { return {m.n > N / 2 ? m.n - N / 2 : 0}; }
 
@@ -217,9 +219,30 @@ struct b8 {
 };
 template <class E> using mem_t = std::conditional_t<std::is_same_v<typename E::Mem, bool>, uint8_t, typename E::Mem>;
 
-template <class E, class M> AK_INLINE auto get(const typename E::Mem* p, M m) { return E::in(load(reinterpret_cast<const mem_t<E>*>(p), m)); }
+template <class E> constexpr bool is_widened = std::is_base_of_v<narrow<typename E::Mem>, E> || std::is_base_of_v<bf16, E> || std::is_same_v<E, f16>;
+
+// Narrow elements whose values take more than one register are widened register by register, from memory: compilers widen the
+// upper part of a register element by element.
+template <class E, class M> AK_INLINE auto get(const typename E::Mem* p, M m) {
+  constexpr int N = M::lanes;
+  if constexpr (is_widened<E> && is_wide<int32_t, N>) {
+    const auto lower = get<E>(p, low(m));
+    return vec<typename std::decay_t<decltype(lower)>::type, N>(lower, get<E>(p + N / 2, high(m)));
+  } else if constexpr (std::is_same_v<E, b8> && is_wide<int32_t, N>) {
+    return mask<N>(join(get<E>(p, low(m)).m, get<E>(p + N / 2, high(m)).m));
+  } else { return E::in(load(reinterpret_cast<const mem_t<E>*>(p), m)); }
+}
 template <class E> AK_INLINE auto get(const typename E::Mem* p) { return E::in(*p); }
-template <class E, class V, class M> AK_INLINE void put(typename E::Mem* p, const V& v, M m) { store(reinterpret_cast<mem_t<E>*>(p), E::out(v), m); }
+template <class E, class V, class M> AK_INLINE void put(typename E::Mem* p, const V& v, M m) {
+  constexpr int N = M::lanes;
+  if constexpr (std::is_base_of_v<narrow<typename E::Mem>, E> && is_wide<int32_t, N>) {
+    put<E>(p, low(v), low(m));
+    put<E>(p + N / 2, high(v), high(m));
+  } else if constexpr (std::is_same_v<E, b8> && is_wide<int32_t, N>) {
+    put<E>(p, mask<N / 2>(low(v.m)), low(m));
+    put<E>(p + N / 2, mask<N / 2>(high(v.m)), high(m));
+  } else { store(reinterpret_cast<mem_t<E>*>(p), E::out(v), m); }
+}
 template <class E, class V> AK_INLINE void put(typename E::Mem* p, V v) { *p = E::out(v); }
 template <class E, class V, class M> AK_INLINE void put_stream(typename E::Mem* p, const V& v, M m) { stream(reinterpret_cast<mem_t<E>*>(p), E::out(v), m); }
 

@@ -140,6 +140,18 @@ template <class To, class T, int N> AK_INLINE vec<To, N> to(const vec<T, N>& a) 
       asm("vpmovzxwd %1, %0" : "=x"(r.r) : "xm"(a.r));
       return r;
     }
+    if constexpr (N == 8 && sizeof(T) == 1 && std::is_integral_v<To> && sizeof(To) == 4) {
+      vec<To, N> r;
+      if constexpr (std::is_signed_v<T>) { asm("vpmovsxbd %1, %0" : "=x"(r.r) : "xm"(a.r)); }
+      else { asm("vpmovzxbd %1, %0" : "=x"(r.r) : "xm"(a.r)); }
+      return r;
+    }
+#if defined(AK_SHUFFLES)
+    if constexpr (N == 8 && std::is_integral_v<T> && sizeof(T) == 4 && std::is_integral_v<To> && sizeof(To) == 1) {
+      const auto every = (raw<To, 32>)a.r;
+      return vec<To, N>(__builtin_shufflevector(every, every, 0, 4, 8, 12, 16, 20, 24, 28));
+    }
+#endif
 #endif
     return vec<To, N>(__builtin_convertvector(a.r, raw<To, N>));
   }
