@@ -215,12 +215,28 @@ template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
 template <int N> AK_INLINE vec<float, N> erfc(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::erfc(v); }); }
 
 // ---- circular functions ----
-// Beyond 1e5 the reduction loses digits: those lanes take libm's way.
-template <int Shift, int N> AK_INLINE vec<float, N> circular(const vec<float, N>& x) {
+// x = n pi/2 + r with |r| slightly above pi/4 at most, for |x| <= 1e5. Where products and sums are rounded at once: pi/2 in three
+// parts, of which the first is a multiple of 2^-22, so that what it leaves of x is exact; and each further step is rounded
+// relative to what is left. No part is negative, so that -0 stays -0. `quadrant` has n in its lowest bits.
+template <int N> AK_INLINE vec<float, N> reduce_half_pi(const vec<float, N>& x, vec<int32_t, N>& quadrant) {
+#if defined(__FMA__)
+  const vec<float, N> shift(12582912.0f);
+  const vec<float, N> t = multiply_add(x, vec<float, N>(0x1.45f306p-1f), shift), n = t - shift;
+  quadrant = bits<int32_t>(t);
+  const auto r = multiply_add(n, vec<float, N>(-0x1.4442dp-24f), multiply_add(n, vec<float, N>(-0x1.921fb4p+0f), x));
+  return multiply_add(n, vec<float, N>(-0x1.84698ap-48f), r);
+#else
   const vec<double, N> d = to<double>(x);
   const vec<double, N> n = (d * 0x1.45f306dc9c883p-1 + 0x1.8p52) - 0x1.8p52;
-  const vec<float, N> r = to<float>((d - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34);
-  const vec<int32_t, N> quadrant = to<int32_t>(n) + Shift;
+  quadrant = to<int32_t>(n);
+  return to<float>((d - n * 0x1.921fb544p+0) - n * 0x1.0b4611a626331p-34);
+#endif
+}
+// Beyond 1e5 the reduction loses digits: those lanes take libm's way.
+template <int Shift, int N> AK_INLINE vec<float, N> circular(const vec<float, N>& x) {
+  vec<int32_t, N> quadrant;
+  const vec<float, N> r = reduce_half_pi(x, quadrant);
+  quadrant = quadrant + Shift;
   const auto z = r * r;
   const auto s = multiply_add(r * z, polynomial(z, 0x1.6cb802p-19f, -0x1.a00f12p-13f, 0x1.111108p-7f, -0x1.555556p-3f), r);
   const auto c = multiply_add(z * z, polynomial(z, -0x1.240b06p-22f, 0x1.a0107ep-16f, -0x1.6c16b8p-10f, 0x1.555556p-5f),
