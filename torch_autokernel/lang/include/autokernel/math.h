@@ -141,13 +141,17 @@ template <int N> AK_INLINE vec<float, N> exp(const vec<float, N>& v) {
 #endif
   return exp_large(v);
 }
+// e^r - 1 for |r| <= ln2/2.
+template <int N> AK_INLINE vec<float, N> expm1_near_zero(const vec<float, N>& r) {
+  const auto q = polynomial(r, 0x1.a0332ep-13f, 0x1.6d78d8p-10f, 0x1.11118ep-7f, 0x1.5554aap-5f, 0x1.555554p-3f, 0.5f);
+  return multiply_add(r * r, q, r);
+}
 template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
   AK_SPLIT(expm1, v) {
     vec<float, N> x = select(v < -20.0f, vec<float, N>(-20.0f), v), n, t;
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
     const vec<float, N> r = reduce_ln2(x, n, t);
-    const auto q = polynomial(r, 0x1.a0332ep-13f, 0x1.6d78d8p-10f, 0x1.11118ep-7f, 0x1.5554aap-5f, 0x1.555554p-3f, 0.5f);
-    const auto p = multiply_add(r * r, q, r);  // e^r - 1
+    const auto p = expm1_near_zero(r);
     const auto h = scale2(vec<float, N>(0.5f), n);  // half of 2^n: 2^128 would overflow too early
     const auto big = multiply_add(h, p, h - 0.5f) * 2.0f;
     return select(n == 0.0f, select(r == 0.0f, v, p), big);
@@ -158,7 +162,10 @@ template <int N> AK_INLINE vec<float, N> silu(const vec<float, N>& x) { return x
 template <int N> AK_INLINE vec<float, N> tanh(const vec<float, N>& x) {
   AK_SPLIT(tanh, x) {
     const auto a = abs(x);
-    const auto t = expm1(select(a > 10.0f, vec<float, N>(20.0f), a + a));
+    vec<float, N> n, t;
+    const auto p = expm1_near_zero(reduce_ln2(select(a > 10.0f, vec<float, N>(20.0f), a + a), n, t));
+    const auto power = bits<float>((bits<int32_t>(t) + 127) << 23);  // 2^n
+    t = multiply_add(power, p, power - 1.0f);  // e^2a - 1
     const auto near = a < 0.55f;  // else 1 - 2 / (t + 2) loses less
     const auto q = select(near, t, -2.0f) / (t + 2.0f);
     return copysign(select(near, q, 1.0f + q), x);
@@ -174,8 +181,16 @@ template <int N> AK_INLINE vec<float, N> log_near_one(const vec<float, N>& f, co
   const auto y = multiply_add(z, vec<float, N>(-0.5f), multiply_add(f * z, p, e * 0x1.7f7d1cp-20f));
   return multiply_add(e, vec<float, N>(0x1.62e4p-1f), f + y);
 }
-template <int N> AK_INLINE vec<float, N> log(const vec<float, N>& v) {
-  AK_SPLIT(log, v) {
+// For normal positive x.
+template <int N> AK_INLINE vec<float, N> log_usual(const vec<float, N>& x) {
+  AK_SPLIT(log_usual, x) {
+    const auto u = bits<int32_t>(x) - 0x3f3504f3;  // sqrt(1/2)
+    return log_near_one(bits<float>((u & 0x007fffff) + 0x3f3504f3) - 1.0f, to<float>(u >> 23));
+  }
+}
+// For every x: denormals, 0, negative numbers, infinity, NaN.
+template <int N> AK_INLINE vec<float, N> log_any(const vec<float, N>& v) {
+  AK_SPLIT(log_any, v) {
     const auto tiny = v < 0x1p-126f;
     const auto x = select(tiny, v * 0x1p24f, v);
     const auto u = bits<int32_t>(x) - 0x3f3504f3;  // sqrt(1/2)
@@ -185,6 +200,10 @@ template <int N> AK_INLINE vec<float, N> log(const vec<float, N>& v) {
     const auto special = select(v == 0.0f, vec<float, N>(-INFINITY), select(v < 0.0f, vec<float, N>(NAN), v));
     return select((v > 0.0f) & (v < INFINITY), y, special);
   }
+}
+template <int N> AK_INLINE vec<float, N> log(const vec<float, N>& v) {
+  if (__builtin_expect(!any(~((v >= 0x1p-126f) & (v <= 0x1.fffffep127f))), 1)) return log_usual(v);
+  return log_any(v);
 }
 template <int N> AK_INLINE vec<float, N> log1p(const vec<float, N>& x) {
   AK_SPLIT(log1p, x) {
