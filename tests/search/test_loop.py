@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.search.fakes import FakeJudge, FakeLanguage, FakeProposer, FakeStopwatch, region, searcher
 from torch_autokernel.core import events
 from torch_autokernel.core.errors import WorkerError
-from torch_autokernel.core.types import Attempt, Budget, Cost, Status, Timing
+from torch_autokernel.core.types import Arch, Attempt, Budget, Candidate, Cost, Region, Status, Timing
 from torch_autokernel.search.loop import JUDGED, Result, Searcher, ranges_around
 from torch_autokernel.verify.timing import Suspect
 
@@ -32,6 +33,27 @@ def test_the_fastest_right_candidate_wins_and_is_timed_twice(tmp_path: Path) -> 
     assert result.vectors == b"vectors" and len(result.attempts) == 3
     assert stopwatch.calls == [("50000", False), ("50000", True)] and judge.judged == ["50000"]
     assert "2.00x of inductor" in result.reason
+
+
+class FailingProposer(FakeProposer):
+    """Fails where it is asked to: in `refuses`, or else in `propose`."""
+
+    def propose(self, region: Region, arch: Arch, parents: Sequence[Attempt], n: int) -> list[Candidate]:
+        raise KeyError(11)
+
+    def refuses(self, region: Region, arch: Arch) -> str | None:
+        if self.reason is not None:
+            raise KeyError(11)
+        return None
+
+
+@pytest.mark.parametrize("reason", [None, "in refuses"])
+def test_a_proposer_that_fails_does_not_end_the_search(tmp_path: Path, reason: str | None) -> None:
+    failing = FailingProposer(name="failing", reason=reason)
+    result = only(searcher(tmp_path, proposers=[failing, FakeProposer("50000")]))
+    assert result.best is not None and result.best.candidate.source.text == "50000"
+    result = only(searcher(tmp_path, proposers=[failing]))
+    assert result.best is None and "failing failed: KeyError: 11" in result.reason
 
 
 def test_the_timing_that_is_kept_is_the_second(tmp_path: Path) -> None:

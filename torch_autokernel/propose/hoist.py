@@ -52,12 +52,15 @@ def _moved(former: Former, sweep: Sweep) -> list[tuple[Inst, tuple[str, ...]]]:
         found = {i: i.axes for i in costly if _same_in_all_pieces(sweep, i)}
     else:
         found = {i: i.axes for i in costly} | _blockers(former, sweep, v, values, users, total)
+    found = {i: axes for i, axes in found.items() if i.id in sweep.table.origin}  # a value between those of two nodes stays
     order = sweep.order.index
     return [(i, tuple(sorted(axes, key=order))) for i, axes in sorted(found.items(), key=lambda kv: kv[0].id)]
 
 
 def _same_in_all_pieces(sweep: Sweep, inst: Inst) -> bool:
     """Whether the node at this index is this value wherever the sweep needs it, and may be asked for along whole loops."""
+    if inst.id not in sweep.table.origin:
+        return False
     made = sweep.table.made[sweep.table.origin[inst.id]]
     everywhere = len(made) == sum(len(group) for group in sweep.segments)
     return {i for i, _ in made} == {inst.id} and (everywhere or not inst.axes & frozenset(sweep.cuts))

@@ -149,6 +149,8 @@ class Puller:
         if not unrolls(node):
             raise Refused("a reduction over other rows than these")
         terms = [self.value(node.args[0], i) for i in unrolled(node, index)]
+        if not terms:
+            raise Refused("a reduction over nothing")
         out = terms[0]
         name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}[node.fn]
         for t in terms[1:]:

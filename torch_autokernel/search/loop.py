@@ -24,7 +24,7 @@ from typing import Any
 from torch_autokernel.core import events, points
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import ToolchainError, WorkerError
-from torch_autokernel.core.protocols import Author
+from torch_autokernel.core.protocols import Author, Proposer
 from torch_autokernel.core.types import (
     Arch,
     Artifact,
@@ -131,7 +131,7 @@ class Searcher:
         """Why the region is not searched at all, or None."""
         if reason := gates.refusal(region, self.arch):
             return reason
-        refusals = {p.name: p.refuses(region, self.arch) for p in self._proposers}
+        refusals = {p.name: _refused_by(p, region, self.arch) for p in self._proposers}
         if all(refusals.values()):
             return "; ".join(f"{name}: {reason}" for name, reason in refusals.items()) or "no proposer is configured"
         return None
@@ -213,9 +213,14 @@ class Searcher:
             wanted = CANDIDATES - len(out)
             if wanted <= 0 or isinstance(proposer, Author) or self._out_of_budget(hunt):
                 continue
-            if proposer.refuses(hunt.region, self.arch):
+            if _refused_by(proposer, hunt.region, self.arch):
                 continue
-            for candidate in proposer.propose(hunt.region, self.arch, parents, wanted):
+            try:
+                proposed = proposer.propose(hunt.region, self.arch, parents, wanted)
+            except Exception as error:  # a proposer's own mistake must not end the search of the others
+                hunt.reasons.append(_mistake(proposer, error))
+                continue
+            for candidate in proposed:
                 hunt.ledger.charge(candidate.cost)
                 if candidate.id not in known:
                     out.setdefault(candidate.id, candidate)
@@ -375,6 +380,19 @@ def _undecided(timing: Timing) -> bool:
 
 def _told(timing: Timing) -> str:
     return f"{timing.speedup:.2f}x of {timing.baseline} ({timing.low:.2f} to {timing.high:.2f})"
+
+
+def _refused_by(proposer: Proposer, region: Region, arch: Arch) -> str | None:
+    """Why the proposer proposes nothing for this region: that it fails is a reason, too."""
+    try:
+        return proposer.refuses(region, arch)
+    except Exception as error:
+        return _mistake(proposer, error)
+
+
+def _mistake(proposer: Proposer, error: Exception) -> str:
+    log.warning("the proposer %s failed", proposer.name, exc_info=error)
+    return f"{proposer.name} failed: {type(error).__name__}: {error}"
 
 
 def _first_line(text: str) -> str:

@@ -73,9 +73,9 @@ template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, co
     asm("vfmadd231ps %2, %1, %0" : "+v"(r.r) : "v"(a.r), "vm"(b.r));
     return r;
 #elif defined(AK_AVX2) && defined(__FMA__)
-    vec<float, N> r;
-    r.r = __builtin_ia32_vfmaddps256(a.r, b.r, c.r);
-    return r;
+    if constexpr (N == 8) { return vec<float, N>(__builtin_ia32_vfmaddps256(a.r, b.r, c.r)); }
+    else if constexpr (N == 4) { return vec<float, N>(__builtin_ia32_vfmaddps(a.r, b.r, c.r)); }
+    else { return a * b + c; }
 #else
     return a * b + c;
 #endif
