@@ -56,6 +56,30 @@ def test_function_is_called_directly(engine: ReferenceEngine) -> None:
     assert f.__name__ == "swiglu" and ak.restore(f) is swiglu
 
 
+class Chosen(torch.nn.Module):
+    """A module that keeps functions, as many do with their activation."""
+
+    def __init__(self, *functions: Any) -> None:
+        super().__init__()
+        self.first, self.second = functions
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x) * 2)
+
+
+def test_functions_that_a_module_keeps(engine: ReferenceEngine) -> None:
+    f, x = ak.autokernel(Chosen(F.silu, torch.exp)), torch.randn(4, 8)
+    own = ak.autokernel(Chosen(torch.relu, lambda y: y + SCALE))
+    opaque = ak.autokernel(Chosen(torch.relu, print))
+    with torch.no_grad():
+        torch.testing.assert_close(f(x), torch.exp(F.silu(x) * 2))
+        torch.testing.assert_close(own(x), torch.relu(x) * 2 + SCALE)
+        assert direct_plans(f.forward) == direct_plans(own.forward) == 1, (f.forward.reason, own.forward.reason)
+        f.first = torch.relu
+        torch.testing.assert_close(f(x), torch.exp(torch.relu(x) * 2))
+        assert opaque(x) is None and not direct_plans(opaque.forward)
+
+
 def test_known_calls_are_found_in_c(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     f, g = ak.autokernel(swiglu), ak.autokernel(RMSNorm())
     x, y = torch.randn(4, 8), torch.randn(4, 16)

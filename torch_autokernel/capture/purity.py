@@ -202,8 +202,10 @@ class _Inspector:
             if name in _IGNORED_ATTRIBUTES or (name == "forward"):
                 continue
             if is_constant(value):
-                entry = (module.__dict__, name, value)
-                self.found.entries.append(entry)
+                self.found.entries.append((module.__dict__, name, value))
+            elif name in names and not own and isinstance(value, (types.BuiltinFunctionType, types.FunctionType)):
+                self.found.entries.append((module.__dict__, name, value))
+                self.value(value, f"{type(module).__name__}.{name}")
             elif name in names and not own:
                 raise _Impure(f"{type(module).__name__}.{name} is a {type(value).__name__} that may change")
         if own:
