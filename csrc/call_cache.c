@@ -222,6 +222,7 @@ static PyObject* cache_call(PyObject* object, PyObject* args, PyObject* kwargs) 
     if (is_plain(route)) return PyObject_Call(route->call, given, NULL);
     PyObject* out = take(self, route, given);
     if (out || PyErr_Occurred()) return out;
+    memset(call.state, 0, sizeof call.state), call.recording = -1; /* Python ran: what was read may have changed */
   }
   Py_INCREF(self->miss);
   return self->miss;

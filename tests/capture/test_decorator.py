@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -114,6 +116,25 @@ def test_a_call_that_runs_as_it_is_is_found_in_c(engine: ReferenceEngine, monkey
     with pytest.raises(TypeError):  # what is not known looks into `settled`
         f(x.double(), x.double())
     assert not engine.calls
+
+
+def test_what_a_plain_call_takes_is_not_kept(engine: ReferenceEngine) -> None:
+    f = ak.autokernel(lambda x, y: x * 2 if y is None or isinstance(y, list) else x + y.to_dense())
+    x = torch.randn(4, 8)
+    kinds = [None, [torch.randn(3)], torch.eye(4, 8).to_sparse_csr(), torch.eye(4, 8).to_sparse(), x.to(torch.complex64)]
+    for y in (None, x):
+        f.settled[(True, False, (x.shape, y if y is None else y.shape))] = True
+    gone = []
+    for _ in range(20):
+        for y in kinds:
+            f(x, y)
+        mine = [torch.randn(3)]
+        gone.append(weakref.ref(mine[0]))
+        f(x, mine)
+        del mine
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 20
+    assert len(f._plain_routes) <= 2
 
 
 def test_python_that_branches_on_sizes(engine: ReferenceEngine) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +15,9 @@ import torch.nn.functional as F
 
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
-from torch_autokernel.capture import direct_training
+from torch_autokernel.capture import direct_training, trial
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.verify.statistics import Ratio
 
 Tensor = torch.Tensor
 
@@ -28,7 +31,7 @@ def residual(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
 
 
 def two(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    return x.exp() * y, {"soft": torch.softmax(x, -1)}
+    return x.exp() * y, {"soft": torch.softmax(x * y, -1)}
 
 
 def loss(x: Tensor, target: Tensor) -> Tensor:
@@ -165,6 +168,122 @@ def test_a_changed_input_is_an_error_as_in_eager(pair: Any) -> None:
             x.mul_(2)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             out.sum().backward()
+
+
+@pytest.mark.parametrize("function", [
+    lambda x, w: torch.tanh(x) + w, lambda x, w: torch.sigmoid(x) * 2 + w, lambda x, w: torch.softmax(x, -1) * w,
+    lambda x, w: F.silu(x * 2 + w), lambda x, w: x.exp() * 2 + w, lambda x, w: F.layer_norm(x * 2, (16,)) + w,
+], ids=["tanh", "sigmoid", "softmax", "silu", "exp", "norm"])  # fmt: skip
+def test_what_eager_does_not_save_may_change(function: Any, engine: ReferenceEngine) -> None:
+    fast, w = ak.autokernel(function), leaf(16)
+    fast(leaf(6, 16), w)
+    assert len(plans(fast)) == 1, fast.untrained
+    start = leaf(6, 16)
+    found = []
+    for f in (fast, function):
+        x = start * 1
+        out = f(x, w)
+        with torch.no_grad():
+            x.add_(1)
+        found.append(torch.autograd.grad(out.square().sum(), (start, w)))
+    torch.testing.assert_close(*found)
+    found = []
+    for f in (fast, function):  # a residual stream that is added to in place
+        h = start * 1
+        for _ in range(3):
+            h += f(h, w)
+        found.append(torch.autograd.grad(h.square().sum(), (start, w)))
+    torch.testing.assert_close(*found)
+
+
+def test_a_result_that_eager_does_not_save_may_change(engine: ReferenceEngine) -> None:
+    function = lambda x: torch.sigmoid(x) * torch.ones(())  # noqa: E731
+    fast, x = ak.autokernel(function), leaf(6, 16)
+    fast(x)
+    assert len(plans(fast)) == 1, fast.untrained
+    mine, theirs = (torch.autograd.grad(f(x).add_(1).square().sum(), x) for f in (fast, function))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("function", [lambda x, w: x + w, lambda x, w: torch.relu(x) * w, lambda x, w: torch.tanh(x) + w])
+@pytest.mark.parametrize("backward", [True, False])
+def test_nothing_is_held(function: Any, backward: bool, engine: ReferenceEngine) -> None:
+    fast, w, gone = ak.autokernel(function), leaf(16), []
+    fast(leaf(6, 16), w)
+    assert len(plans(fast)) == 1, fast.untrained
+    for _ in range(3):
+        h = leaf(6, 16) * 2
+        h = h.clone()
+        gone.append(weakref.ref(h))
+        h += fast(h, w)
+        if backward:
+            h.sum().backward()
+        del h
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
+
+
+def test_gradients_that_a_trial_asks_for_are_not_noticed(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "timed", True)
+    monkeypatch.setattr(trial, "_samples", lambda calls: [c() for c in calls.values()] and (lambda one, other: Ratio(2, 2, 2)))
+    fast, start, w = ak.autokernel(rms_norm), leaf(6, 16), leaf(16)
+    x = start * 1
+    x.retain_grad()
+    out = fast(x, w)
+    assert x.grad is None and start.grad is None and w.grad is None
+    torch.autograd.grad(out.sum(), x)
+    state = torch.get_rng_state()
+    [leaf(6, 16), leaf(6, 16), leaf(16)]
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    ak.autokernel(residual)(leaf(6, 16), leaf(6, 16), leaf(16))
+    assert torch.equal(after, torch.get_rng_state())
+
+
+def test_a_result_that_nobody_uses(engine: ReferenceEngine) -> None:
+    apart, together = (lambda x, w: (x.exp(), x * w)), (lambda x, w: (x * w, (x * w).exp()))
+    x, w = leaf(6, 16), leaf(16)
+    for function, planned in ((apart, 0), (together, 1)):
+        fast = ak.autokernel(function)
+        mine, theirs = (torch.autograd.grad(f(x, w)[0].sum(), (x, w), allow_unused=True) for f in (fast, function))
+        assert len(plans(fast)) == planned, fast.untrained
+        torch.testing.assert_close(mine[0], theirs[0])
+        assert not planned or [g is None for g in mine] == [g is None for g in theirs]
+
+
+def test_the_kernel_takes_turned_and_expanded_gradients(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = ak.autokernel(rms_norm)
+    x, w = torch.randn(16, 6).t().requires_grad_(), leaf(16)
+    fast(x, w)
+    (plan,) = plans(fast)
+    monkeypatch.setattr(type(plan.kernels), "reference", property(lambda self: pytest.fail("the reference runs")))
+    for given in (None, torch.randn(6, 16), torch.randn(16, 6).t()):
+        mine, theirs = (torch.autograd.grad(f(x, w).sum() if given is None else f(x, w), (x, w), given) for f in (fast, rms_norm))
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_replaced_parameters_leave_no_plans(engine: ReferenceEngine) -> None:
+    model = ak.autokernel(Scaled())
+    x, gone = leaf(6, 16), []
+    for _ in range(6):
+        gone.append(weakref.ref(model.weight))
+        model(x).sum().backward()
+        assert len(plans(model.forward)) == 1, model.forward.untrained
+        model.weight = torch.nn.Parameter(torch.randn(16))
+    model(x)
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 6
+
+
+def test_inference_tensors(pair: Any) -> None:
+    fast, plain, (_x, w) = pair
+    with torch.inference_mode():
+        x = torch.randn(6, 16)
+    function = lambda x, w: torch.tanh(x) * w  # noqa: E731
+    other = ak.autokernel(function)
+    other(torch.randn(6, 16), w)
+    assert len(plans(other)) == 1, other.untrained
+    torch.testing.assert_close(other(x, w), function(x, w))
 
 
 def test_vmap_over_gradients(pair: Any) -> None:

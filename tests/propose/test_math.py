@@ -49,6 +49,15 @@ def library(request: Any, tmp_path_factory: Any) -> ctypes.CDLL:
     return ctypes.CDLL(str(out))
 
 
+@pytest.mark.parametrize("march", ["x86-64", "sandybridge", "haswell", "skylake-avx512", "sapphirerapids"])
+def test_it_compiles_for_machines_that_are_not_here(march: str) -> None:
+    source = Path(__file__).with_name("math.cpp")
+    for lanes in (4, 8, 16, 32, 64):
+        command = ["g++", *FLAGS, "-fsyntax-only", f"-march={march}", f"-DLANES={lanes}", f"-I{INCLUDE}", str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{lanes} lanes: {done.stderr[-500:]}"
+
+
 def _inputs() -> Array:
     print("seed", SEED)
     rng = np.random.default_rng(SEED)

@@ -30,14 +30,14 @@ from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.capture.trial import compiling_pays
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
-from torch_autokernel.lang.call_cache import MOST_ARGUMENTS, CallCache, Route, call_cache, form
+from torch_autokernel.lang.call_cache import DTYPES, MOST_ARGUMENTS, CallCache, Route, call_cache, form
 
 log = logging.getLogger(__name__)
 
 _MAX_PLANS = 16
 _LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _MAX_TRIALS = 4
-_MAX_TRAINED = 8
+_MAX_TRAINED = 16
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -61,6 +61,7 @@ class Accelerated:
         self._compiled: Callable[..., Any] | None = None
         self._plain_routes: list[Route] = []
         self._training: list[TrainingPlan] = []
+        self.tried = 0  # how often a plan for training was looked for
         self.untrained: dict[Any, str] = {}  # kinds of calls that autograd records and no two kernels take, with the reason
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -121,20 +122,24 @@ class Accelerated:
         resolved = config.resolve(self.options)
         if kind[0] is None or kind in self.untrained or resolved.disable or self.cuts or self.parts.found or self.tries:
             return direct.MISS
-        if len(self.untrained) + len(self._training) >= _MAX_TRAINED or type(self.module) in _LAYERS:
+        if self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS:
             return direct.MISS
+        self.tried += 1
+        self.untrained[kind] = "it is being looked at"
+        self._training = [plan for plan in self._training if plan.watched.holds()]
+        before = list(self._training)
 
         def route(plan: TrainingPlan) -> Callable[..., Any]:
-            self._training.append(plan)
+            self._training = [*before, plan]
             self._know()
             return self
 
-        before = list(self._training)
         make = lambda: make_training_plan(self.original, args, self.module, resolved, route)
         made = direct.or_reason(make, resolved, "a direct training call is not possible")
         self._training = [*before, made] if isinstance(made, TrainingPlan) else before
         self._know()
         if isinstance(made, TrainingPlan) and self.known is not None:
+            del self.untrained[kind]
             return self.known(args)
         self.untrained[kind] = str(made)
         log.info("%s is not trained directly: %s", getattr(self.original, "__qualname__", self.original), made)
@@ -142,12 +147,17 @@ class Accelerated:
 
     def _know_plain(self, args: tuple[Any, ...]) -> None:
         """Calls like this one, for which there is no plan, run as they are."""
-        known = records(args) or identity(args) in self.failed
-        if known and not self.parts.found and not self.trainer.loops and len(self._plain_routes) < _MAX_PLANS:
-            if len(args) <= MOST_ARGUMENTS and not nested(args):
-                like = form(args, exact=True)
-                self._plain_routes.append(Route(like, self._plain, plain=True, gradients=torch.is_grad_enabled()))
-                self._know()
+        kind = identity(args)
+        known = kind is not None and (records(args) or kind in self.failed)
+        if not known or self.parts.found or self.trainer.loops or len(self._plain_routes) >= _MAX_PLANS:
+            return
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        if len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):
+            return
+        route = Route(form(args, exact=True), self._plain, plain=True, gradients=torch.is_grad_enabled())
+        if all((r.args, r.gradients) != (route.args, route.gradients) for r in self._plain_routes):
+            self._plain_routes.append(route)
+            self._know()
 
     def _know(self) -> None:
         """What is known of calls goes to the call cache: plans first."""
@@ -252,7 +262,10 @@ class Accelerated:
         return self._compiled
 
     def _otherwise(self, *args: Any, **kwargs: Any) -> Any:
-        """The call where no kernel takes it. What the compiler behind us cannot do, the plain function can."""
+        """The call where no kernel takes it. What the compiler behind us cannot do, the plain function can; it can also record
+        what is done to tensors of inference mode, which compiled functions try to save."""
+        if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.is_inference() for a in args):
+            return self._plain(*args, **kwargs)
         try:
             return self.compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:

@@ -25,12 +25,12 @@ from torch_autokernel.capture.beside import Beside, named_state, refuted
 from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.direct import SLOWER, watched_world
 from torch_autokernel.capture.index_guard import guarded
-from torch_autokernel.capture.loop_function import latest, ordinary
+from torch_autokernel.capture.loop_function import Others, done, latest, ordinary, unread
 from torch_autokernel.capture.operators import bind_sizes
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.reference import load_reference
-from torch_autokernel.capture.trial import KERNEL, PLAIN, kernels_pay, step
-from torch_autokernel.capture.whole import Constant, Whole, capture_whole, flattened, plain_forward, results_of
+from torch_autokernel.capture.trial import KERNEL, PLAIN, hooked, kernels_pay, repeatable, step
+from torch_autokernel.capture.whole import Constant, Whole, capture_whole, flattened, results_of
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError, GuardMiss
 from torch_autokernel.engine import Engine
@@ -49,20 +49,23 @@ _MOST_ELEMENTS = 2**21  # to read and write them takes that long
 class Halves:
     """Forward and backward as regions. Tensors are the arguments, then the module's state. `results` says which of the first
     region's outputs is which result, `kept` which of its outputs and `read` which tensors the second region reads: its inputs
-    are the tensors read, what is kept, and the gradients of all results, in this order before `backward.order`. `gradients`:
-    for each tensor which output of the second region is its gradient; -1 - j where that of result j is; None where there is
-    none."""
+    are the tensors read, what is kept, and the gradients of all results, in this order before `backward.order`. Only tensors
+    that eager saves are read, and only results that it saves are kept; of others there are copies: the user may change them.
+    `strides` are those of the results' gradients. `gradients`: for each tensor which output of the second region is its
+    gradient; -1 - j where that of result j is; None where there is none."""
 
     forward: Whole
     backward: Whole
     results: tuple[int, ...]
     kept: tuple[int, ...]
     read: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
     gradients: tuple[int | None, ...]
 
 
 def halves(function: Function, args: tuple[Any, ...], module: torch.nn.Module | None) -> tuple[Halves, pytree.TreeSpec]:
-    """The call and its gradients, each as one region; raises CaptureError with the reason where they are not."""
+    """The call and its gradients, each as one region; raises CaptureError with the reason where they are not. The original is
+    run once, for what it saves."""
     from torch._functorch.aot_autograd import aot_export_joint_simple
     from torch._functorch.partitioners import min_cut_rematerialization_partition
     from torch._guards import detect_fake_mode
@@ -91,25 +94,43 @@ def halves(function: Function, args: tuple[Any, ...], module: torch.nn.Module | 
     except Exception as error:  # whatever torch finds in a user's function that it cannot differentiate ahead of time
         first = str(error).partition("\n")[0]
         raise CaptureError(f"the gradient cannot be traced as a whole: {type(error).__name__}: {first}") from error
-    return _regions(forward, backward, leaves, out.num_leaves), out
+    return _regions(forward, backward, leaves, out.num_leaves, _saved(results, leaves)), out
 
 
-def _regions(forward: fx.GraphModule, backward: fx.GraphModule, leaves: list[Tensor], count: int) -> Halves:
+def _saved(call: Function, leaves: Sequence[Tensor]) -> Callable[[int, bool], bool]:
+    """Whether eager saves a tensor (False) or a result (True) of this number for the gradient."""
+    memory: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        memory.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        results = call(*leaves)
+    held = [[t.untyped_storage().data_ptr() in memory for t in tensors] for tensors in (leaves, results)]
+    return lambda number, result: held[result][number]
+
+
+def _regions(
+    forward: fx.GraphModule, backward: fx.GraphModule, leaves: list[Tensor], count: int,
+    saved_by_eager: Callable[[int, bool], bool],
+) -> Halves:  # fmt: skip
     """`count` is the number of results; what comes behind them in the forward graph is for the backward one."""
     given = [n for n in forward.graph.nodes if n.op == "placeholder"]
     ends = results_of(forward.graph)
     saved = ends[count:]
     if not all(isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor) for n in ends):
         raise CaptureError("a value that is no tensor goes to the gradient")
-    read = tuple(given.index(n) for n in saved if n in given)
-    made = [n for n in saved if n not in given]
-    one = capture_whole(_returning(forward, [*ends[:count], *made]), [t.detach() for t in leaves])
     wanted = [n for n in backward.graph.nodes if n.op == "placeholder"]
-    by_name = {n.name: n for n in wanted}
-    tangents = wanted[len(wanted) - count :]
-    order = [*(by_name[given[i].name] for i in read), *(by_name[n.name] for n in made), *tangents]
+    tangents, by_name = wanted[len(wanted) - count :], {n.name: n for n in wanted}
+    lies = [n for n in saved if n in given and saved_by_eager(given.index(n), False)]
+    made = [n for n in saved if n not in lies]
+    order = [*(by_name[n.name] for n in (*lies, *made)), *tangents]
     if len(order) != len(wanted) or set(order) != set(wanted):
         raise CaptureError("the gradient reads something else than is kept")
+    shown = [n in given or n in ends[:count] and not saved_by_eager(ends.index(n), True) for n in made]
+    copies = [_copied(forward, n) if own else n for n, own in zip(made, shown, strict=True)]
+    one = capture_whole(_returning(forward, [*ends[:count], *copies]), [t.detach() for t in leaves])
     found = results_of(backward.graph)
     passed = [-1 - tangents.index(n) if n in tangents else None for n in found]
     computed = _returning(backward, [n if p is None else None for n, p in zip(found, passed, strict=True)])
@@ -121,7 +142,15 @@ def _regions(forward: fx.GraphModule, backward: fx.GraphModule, leaves: list[Ten
     gradients = tuple(o if p is None else p for o, p in zip(computed_at, passed, strict=True))
     if any(isinstance(o, Constant) for o in one.outputs):
         raise CaptureError("a result is a constant")
-    return Halves(one, two, tuple(one.outputs[:count]), tuple(one.outputs[count:]), read, gradients)
+    read, strides = tuple(given.index(n) for n in lies), tuple(tuple(_like(n).stride()) for n in tangents)
+    return Halves(one, two, tuple(one.outputs[:count]), tuple(one.outputs[count:]), read, strides, gradients)
+
+
+def _copied(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """A copy of the node's value, made at the graph's end."""
+    (output,) = [n for n in graph.graph.nodes if n.op == "output"]
+    with graph.graph.inserting_before(output):
+        return graph.graph.call_function(torch.ops.aten.clone.default, (node,))
 
 
 def _returning(graph: fx.GraphModule, results: Sequence[Any]) -> Function:
@@ -149,6 +178,13 @@ class _Kernels:
         self.of, self.spec, self.forward, self.backward = of, spec, forward, backward
         self.plainly = plainly  # all tensors -> the results, as torch computes them
         self.single = len(of.results) == 1
+        specs = of.forward.captured.region.signature.output_specs
+        self._specs = [specs[k].concrete(of.forward.captured.region.sizes) for k in of.results]
+
+    def nothing(self, result: int) -> Tensor:
+        """The gradient of a result that nobody used."""
+        spec = self._specs[result]
+        return torch.zeros(tuple(map(int, spec.shape)), dtype=getattr(torch, spec.dtype))
 
     @functools.cached_property
     def reference(self) -> Kernel:
@@ -157,46 +193,59 @@ class _Kernels:
     def gradients(self, saved: Sequence[Tensor], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The second region's outputs from what was kept and the results' gradients; by torch where the kernel does not take
         the tensors or where they are being looked at (vmap, compiled autograd, modes)."""
-        inputs = (*saved, *given)
-        tensors = [inputs[i] for i in self.of.backward.order]
         if ordinary(given):
+            given = [t if t.stride() == s else _laid_out(t, s) for t, s in zip(given, self.of.strides, strict=True)]
             try:
-                return self.backward(*tensors)
-            except GuardMiss:  # an expanded gradient, as that of a sum
-                pass
-            try:
-                return self.backward(*[t.contiguous() for t in tensors])
+                return self.backward(*self._in_order(saved, given))
             except GuardMiss:
                 pass
+        tensors = self._in_order(saved, given)
         signature = self.of.backward.captured.region.signature
         sizes = bind_sizes(signature, tensors)
         return self.reference(*tensors, *(sizes[s] for s in signature.symbols))
 
+    def _in_order(self, saved: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+        inputs = (*saved, *given)
+        return [inputs[i] for i in self.of.backward.order]
+
+
+def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The same values with other strides: the gradient of a sum is one number, expanded."""
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def recorded(kernels: _Kernels, *tensors: Tensor) -> Any:
+    """The results, recorded by autograd; raises GuardMiss for tensors that it cannot save."""
+    if True in [t.is_inference() for t in tensors]:
+        raise GuardMiss("a tensor was made in inference mode")
+    return _Differentiable.apply(kernels, unread(tensors, kernels.of.read), *tensors)  # type: ignore[no-untyped-call]
+
 
 class _Differentiable(torch.autograd.Function):
-    """`apply(kernels, *tensors)`: the results."""
+    """`apply(kernels, others, *tensors)`: the results. `others` are what `unread` makes of the tensors."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: _Kernels, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, kernels: _Kernels, others: Others, *tensors: Tensor) -> Any:
         of = kernels.of
         made = kernels.forward(*(tensors[i] for i in of.forward.order))
-        ctx.kernels = kernels
+        ctx.kernels, ctx.others = kernels, others
         ctx.save_for_backward(*(tensors[i] for i in of.read), *(made[k] for k in of.kept))
-        # read only where the gradient itself is differentiated; eager would not complain of a change to them
-        ctx.others = [None if i in of.read else (t, t._version) for i, t in enumerate(tensors)]
+        ctx.set_materialize_grads(False)
         return made[of.results[0]] if kernels.single else tuple([made[k] for k in of.results])
 
     @staticmethod
-    def backward(ctx: Any, *given: Tensor) -> Any:
+    def backward(ctx: Any, *each: Tensor | None) -> Any:
         kernels: _Kernels = ctx.kernels
         of, saved = kernels.of, ctx.saved_tensors
+        given = [kernels.nothing(k) if g is None else g for k, g in enumerate(each)]
         if torch.is_grad_enabled():
             tensors: list[Any] = [None] * len(ctx.others)
             for i, tensor in zip(of.read, saved, strict=False):
                 tensors[i] = tensor
-            return None, *_recorded(kernels, latest(tensors, ctx.others), given)
+            return None, None, *_recorded(kernels, latest(tensors, ctx.others), given)
         made = kernels.gradients(saved, given)
-        return None, *[None if k is None else made[k] if k >= 0 else given[-1 - k] for k in of.gradients]
+        ctx.others = done(ctx.others)
+        return None, None, *[None if k is None else made[k] if k >= 0 else given[-1 - k] for k in of.gradients]
 
 
 def _recorded(kernels: _Kernels, tensors: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor | None]:
@@ -226,13 +275,13 @@ class TrainingPlan:
         """As the call cache takes it."""
         order = (*self.at, *range(self.count, self.count + len(self.state)))
         values = (*self.values, *self.watched.entries)
-        call = functools.partial(_Differentiable.apply, self.kernels)
+        call = functools.partial(recorded, self.kernels)
         return Route(self.form, call, order=order, parameters=self.state, needs=self.needs, finish=self._finished,
                      world=self.world, values=values, cells=self.watched.cells, empty=self.watched.empty)  # fmt: skip
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """The result for arguments and state in this order; raises GuardMiss where the kernels are not for them."""
-        return self._finished(_Differentiable.apply(self.kernels, *tensors))  # type: ignore[no-untyped-call]
+        return self._finished(recorded(self.kernels, *tensors))
 
     def _finished(self, results: Any) -> Any:
         return pytree.tree_unflatten([results] if self.kernels.single else list(results), self.kernels.spec)
@@ -251,8 +300,10 @@ def make_training_plan(
         return "more arguments than a direct call takes"
     if sum(t.numel() for t in tensors) > _MOST_ELEMENTS:
         return "it is large"
-    if any(t._backward_hooks for t in tensors):
+    if any(map(hooked, tensors)):
         return "a tensor has hooks"
+    if any(t.is_inference() for t in tensors):
+        return "a tensor was made in inference mode"
     watched = purity.watch(function, module)
     if watched.reason is not None:
         return watched.reason
@@ -270,11 +321,14 @@ def _planned(
 ) -> TrainingPlan | str:  # fmt: skip
     engine, original = Engine.current(config), function if module is None else functools.partial(function, module)
     wanted = [t for t in (*_tensors(args), *named_state(module)) if t.requires_grad]
+    plain = step(original, args, wanted)
+    if config.on_miss == "fallback" and not engine.entries():
+        return "no kernel is stored"
+    if engine.timed and (repeatable(function, args, module) is None or _seconds(plain) > SMALL):
+        return f"the step takes longer than {SMALL * 1e3:g} ms, or cannot be repeated"
     of, spec = halves(function, args, module)
-    with plain_forward(module, function):
-        plain = step(original, args, wanted)
-        if engine.timed and _seconds(plain) > SMALL:
-            return f"the step takes longer than {SMALL * 1e3:g} ms"
+    if len(of.results) > 1 and not _alike(flattened(function, args, module)[0], args, module):
+        return "results depend on different tensors"
     regions = [dataclasses.replace(w.captured.region, phase="direct") for w in (of.forward, of.backward)]
     with ordinary_torch():
         decisions = engine.resolve(regions, config)
@@ -289,6 +343,18 @@ def _planned(
         return reason
     contest = {KERNEL: step(route(plan), args, wanted), PLAIN: plain}
     return plan if kernels_pay(of.forward.captured.region, decisions, contest, config) else SLOWER
+
+
+def _alike(call: Function, args: Sequence[Any], module: torch.nn.Module | None) -> bool:
+    """Whether all results depend on the same tensors: those of a result that nobody uses have no gradient, not one of zeros."""
+    leaves = [t.detach().requires_grad_(t.requires_grad) for t in (*_tensors(args), *named_state(module))]
+    wanted = [t for t in leaves if t.requires_grad]
+    results = call(*leaves)
+    reached = [
+        tuple(g is None for g in torch.autograd.grad(r, wanted, torch.ones_like(r), retain_graph=True, allow_unused=True))
+        for r in results
+    ]
+    return len(set(reached)) == 1
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,16 +126,14 @@ def ordinary(tensors: Sequence[Tensor]) -> bool:
 
 
 class LoopFunction(torch.autograd.Function):
-    """`apply(kernels, *operands)`: the loop's results."""
+    """`apply(kernels, others, *operands)`: the loop's results. `others` are what `unread` makes of the operands."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: LoopKernels, *operands: Tensor) -> Any:
+    def forward(ctx: Any, kernels: LoopKernels, others: Others, *operands: Tensor) -> Any:
         results = kernels.forward(*operands)
         count = kernels.training.results
-        ctx.kernels = kernels
+        ctx.kernels, ctx.others = kernels, others
         ctx.save_for_backward(*(operands[k] for k in kernels.read), *results[count:])
-        # read only where the gradient itself is differentiated; eager would not complain of a change to them
-        ctx.others = [None if k in kernels.read else (t, t._version) for k, t in enumerate(operands)]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(r for r, from_ in zip(results, kernels.reached, strict=False) if not from_))
         return results[:count]
@@ -148,12 +146,49 @@ class LoopFunction(torch.autograd.Function):
         for k, tensor in zip(kernels.read, saved, strict=False):
             operands[k] = tensor
         if torch.is_grad_enabled():
-            return None, *_differentiable(kernels, latest(operands, ctx.others), given)
-        return None, *kernels.gradients(given, saved[len(kernels.read) :], operands)
+            return None, None, *_differentiable(kernels, latest(operands, ctx.others), given)
+        gradients = kernels.gradients(given, saved[len(kernels.read) :], operands)
+        ctx.others = done(ctx.others)
+        return None, None, *gradients
 
 
-def latest(operands: Sequence[Any], others: Sequence[Any]) -> list[Tensor]:
-    """All operands: those that autograd kept, and the others (with the version that each had), which must not have changed."""
+# ---- operands that only second derivatives read ----
+Others = list[tuple[Tensor, int] | None]  # with the version that each had
+
+
+class _Same(torch.autograd.Function):
+    """A tensor with the same memory and history that does not hold the original."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> Tensor:
+        return given
+
+
+def unread(tensors: Sequence[Tensor], read: Container[int]) -> Others:
+    """What is kept of tensors that the gradient does not read. Not the tensors themselves: after `h += f(h)`, h would hold the
+    function that holds h, and nobody would ever free them. Nor are they saved: eager would not complain of a change to them."""
+    out: Others = []
+    for k, t in enumerate(tensors):
+        if k in read:
+            out.append(None)
+        elif not t.requires_grad:
+            out.append((t.detach(), t._version))
+        else:
+            out.append((t if t.grad_fn is None else _Same.apply(t), t._version))  # type: ignore[no-untyped-call]
+    return out
+
+
+def done(others: Others) -> Others:
+    """What is still needed of them after a backward pass that records nothing."""
+    return others if torch._C._autograd._get_current_graph_task_keep_graph() else [None] * len(others)
+
+
+def latest(operands: Sequence[Any], others: Others) -> list[Tensor]:
+    """All operands: those that autograd kept, and the others, which must not have changed."""
     out = []
     for operand, other in zip(operands, others, strict=True):
         if other is not None and other[0]._version != other[1]:

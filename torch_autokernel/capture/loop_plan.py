@@ -21,7 +21,7 @@ from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.arguments import identity
 from torch_autokernel.capture.beside import Beside, apart, named_state, refuted
 from torch_autokernel.capture.direct import MISS, or_reason
-from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels
+from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels, unread
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.loop_training import differentiate
@@ -158,7 +158,8 @@ class TrainingPlan:
     def _loop(self, operands: list[Tensor], length: int) -> tuple[Tensor, ...]:
         if tuple([t.requires_grad for t in operands]) != self.kernels.wanted:
             raise _Other
-        return LoopFunction.apply(self.kernels, *operands)  # type: ignore[no-any-return, no-untyped-call]
+        others = unread(operands, self.kernels.read)
+        return LoopFunction.apply(self.kernels, others, *operands)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def forms(args: tuple[Any, ...]) -> list[tuple[Any, ...]]:

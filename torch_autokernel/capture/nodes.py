@@ -23,3 +23,8 @@ def ancestors(start: fx.Node, through: Callable[[fx.Node], bool]) -> set[fx.Node
             if through(node):
                 todo.extend(node.all_input_nodes)
     return seen
+
+
+def crosses_mutation(node: fx.Node) -> bool:
+    """Whether an argument is written later in the graph, so that the node must not move down."""
+    return any(writes(u) and u.args and u.args[0] is arg for arg in node.all_input_nodes for u in arg.users)

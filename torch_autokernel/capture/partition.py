@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from torch_autokernel.capture import attention, ops, products, windows
-from torch_autokernel.capture.nodes import writes
+from torch_autokernel.capture.nodes import crosses_mutation, writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
 from torch_autokernel.core.errors import CaptureError
@@ -309,7 +309,7 @@ def _depths(graph: fx.Graph, fusible: set[fx.Node]) -> dict[fx.Node, int]:
         if node in fusible:
             bounds = [depth[u] - ((node, u) in ends) for u in node.users if u.op != "output"]
             if bounds:
-                depth[node] = max(depth[node], min(bounds)) if not _crosses_mutation(node) else depth[node]
+                depth[node] = max(depth[node], min(bounds)) if not crosses_mutation(node) else depth[node]
     return depth
 
 
@@ -319,11 +319,6 @@ def _is_call(node: fx.Node, fusible: set[fx.Node]) -> bool:
 
 def _later_readers(node: fx.Node) -> Iterable[fx.Node]:
     return (u for u in node.users if u.op != "output")
-
-
-def _crosses_mutation(node: fx.Node) -> bool:
-    """Whether an argument is written later in the graph, so that the node must not move down."""
-    return any(writes(u) and u.args and u.args[0] is arg for arg in node.all_input_nodes for u in arg.users)
 
 
 def _components(graph: fx.Graph, fusible: set[fx.Node], depth: dict[fx.Node, int]) -> list[list[fx.Node]]:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from torch import fx
 
 from torch_autokernel.capture import ops
+from torch_autokernel.capture.nodes import crosses_mutation
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name, tensor_of
 from torch_autokernel.core.errors import CaptureError
 
@@ -85,7 +86,8 @@ def _widened(node: fx.Node, regions: list[Captured]) -> Iterator[int]:
             continue
         for k, region in enumerate(regions):
             if region.outputs == (made,) and not region.parts and _bytes(region.inputs) * 2 <= _bytes([made]):
-                if all(ops.kind(ops.name_of(n.target)) in ("pointwise", "view") for n in region.members):
+                kinds = {ops.kind(ops.name_of(n.target)) for n in region.members}
+                if kinds <= {"pointwise", "view"} and not any(map(crosses_mutation, region.members)):
                     yield k
 
 

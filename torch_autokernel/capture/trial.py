@@ -105,12 +105,12 @@ def compiling_pays(
     Where gradients are recorded, forward and backward are timed together. True also where nothing may be timed: the call is
     repeated only if it reads what can be watched and changes nothing."""
     engine = Engine.current(config)
-    if not engine.timed or (found := _repeatable(function, args, module)) is None:
+    if not engine.timed or (found := repeatable(function, args, module)) is None:
         return True
     graph, state = found
     given = [a for a in flat(args) if isinstance(a, torch.Tensor)]
     wanted = [t for t in (*given, *state) if t.requires_grad] if torch.is_grad_enabled() else []
-    if any(t._backward_hooks for t in wanted):
+    if any(map(hooked, wanted)):
         return True
     plain = function if module is None else functools.partial(function, module)
     steps = {COMPILED: step(compiled, args, wanted), PLAIN: step(plain, args, wanted)}
@@ -128,7 +128,7 @@ def compiling_pays(
         return _no_slower(name(), {COMPILED: ""}, lambda: steps, config)
 
 
-def _repeatable(
+def repeatable(
     function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None
 ) -> tuple[fx.Graph, list[torch.Tensor]] | None:
     """The call's graph and the parameters it may read; None where to run the call again might be noticed."""
@@ -146,6 +146,11 @@ def _repeatable(
         return None
     state: list[torch.Tensor] = [] if owner is None else list(owner.parameters())
     return None if any(_changes(n) for n in graph.nodes) else (graph, state)
+
+
+def hooked(tensor: torch.Tensor) -> bool:
+    """Whether gradients that a trial asks for would be noticed."""
+    return bool(tensor._backward_hooks) or (tensor.grad_fn is not None and tensor.retains_grad)
 
 
 def _changes(node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ from torch_autokernel.core.errors import GuardMiss, ToolchainError
 from torch_autokernel.lang.launch import DLPACK, TYPES, exchange
 
 CallCache = _launcher.CallCache
+DTYPES = frozenset(getattr(torch, name) for name in DLPACK)  # of which exact forms can be compared
 MOST_ARGUMENTS = 16
 Form = tuple[Any, ...]
 _NO_DTYPE = (255, 0)

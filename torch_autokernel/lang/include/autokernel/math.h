@@ -97,9 +97,12 @@ template <int N, class... More> AK_INLINE vec<float, N> polynomial(const vec<flo
 // p * 2^n for integral n in [-252, 254], rounded once.
 template <int N> AK_INLINE vec<float, N> scale2(const vec<float, N>& p, const vec<float, N>& n) {
 #if defined(AK_AVX512)
-  vec<float, N> r;
-  asm("vscalefps %2, %1, %0" : "=v"(r.r) : "v"(p.r), "v"(n.r));
-  return r;
+  if constexpr (is_wide<float, N>) { return {scale2(p.lo, n.lo), scale2(p.hi, n.hi)}; }
+  else {
+    vec<float, N> r;
+    asm("vscalefps %2, %1, %0" : "=v"(r.r) : "v"(p.r), "v"(n.r));
+    return r;
+  }
 #else
   const vec<int32_t, N> k = to<int32_t>(n), h = k >> 1;
   return p * bits<float>((h + 127) << 23) * bits<float>((k - h + 127) << 23);

@@ -202,7 +202,7 @@ template <class T> AK_INLINE std::enable_if_t<std::is_arithmetic_v<T>, T> select
 template <class T, int N> AK_INLINE vec<T, N> choose(const mask<N>& c, T a, T b) { return select(c, vec<T, N>(a), vec<T, N>(b)); }
 
 template <int N> AK_INLINE bool any(const mask<N>& c) {
-#if defined(__AVX__)
+#if defined(AK_AVX2) || defined(AK_AVX512)
   if constexpr (N == 8) { return __builtin_ia32_movmskps256((raw<float, 8>)c.m.r) != 0; } else
 #endif
   if constexpr (N > 4) { return any(mask<N / 2>(low(c.m) | high(c.m))); }
