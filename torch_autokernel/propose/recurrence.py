@@ -18,6 +18,7 @@ from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, layout, read
 from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
 from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
 from torch_autokernel.propose.ir import Node, peel
@@ -28,6 +29,7 @@ from torch_autokernel.propose.sweeps import Former, Root, contiguous
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
+AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Recurrence:
         """Which packed matrices lie in panels: those that no first-level cache would hold beside other things."""
         out, wide = {}, self.schedule.lanes
         for name, node in self.packed:
+            if node.kind == "point" or len(node.shape) < 2:
+                continue
             *rows, columns = (int(n) for n in node.shape)
             if columns >= wide and prod(rows) * columns * C_BYTES[ir.C_MEMORY[node.dtype]] >= LARGE:
                 out[name] = Panels(prod(rows), columns, wide)
@@ -89,6 +93,9 @@ class Recurrence:
 
         def visit(n: Node) -> Node:
             if id(n) in known:
+                return known[id(n)]
+            if self._pays_ahead(n):
+                known[id(n)] = self._kept(n, replaced)
                 return known[id(n)]
             args = tuple(visit(a) for a in n.args)
             out = replace(n, args=args) if any(a is not b for a, b in zip(args, n.args, strict=True)) else n
@@ -110,12 +117,26 @@ class Recurrence:
         base = factor.args[0]
         if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape) or self._dense(base):
             return factor
-        if id(base) not in replaced:
+        return replace(factor, args=(self._kept(base, replaced),))
+
+    def _kept(self, node: Node, replaced: dict[int, Node]) -> Node:
+        """The node, read from where it is computed before the loop."""
+        if id(node) not in replaced:
             name = f"packed{len(self.packed)}"
-            self.packed.append((name, base))
-            replaced[id(base)] = Node("input", base.shape, base.dtype, label=name)
-            self.strides[name] = contiguous(base.shape)
-        return replace(factor, args=(replaced[id(base)],))
+            self.packed.append((name, node))
+            self._alive.append(node)
+            replaced[id(node)] = Node("input", node.shape, node.dtype, label=name)
+            self.strides[name] = contiguous(node.shape)
+        return replaced[id(node)]
+
+    def _pays_ahead(self, node: Node) -> bool:
+        """Whether a value is costly and the same in every step, or of all steps at once: before the loop it is computed once,
+        in vectors, where a step would compute it again, or one element at a time."""
+        if node.kind != "point" or node.dtype not in ("float32", "float64") or not self._constant(node):
+            return False
+        if not any(n.kind == "point" and FUNCTIONS[n.fn][1] >= EXPENSIVE for n in operands_first([node])):
+            return False
+        return prod(dims.evaluate(n, self.hints) for n in node.shape) * C_BYTES[ir.C_MEMORY[node.dtype]] <= AHEAD
 
     def _constant(self, node: Node) -> bool:
         seen, todo = set(), [node]
@@ -285,8 +306,8 @@ class Recurrence:
         slices = product(n for _w, _o, n in self.cell.parallel)
         each = size + max(p.bytes for p in parts.values())
         spare = max((p.bytes for p in packing), default=0)
-        packed = sum(_padded(self._elements(name, n), ir.C_MEMORY[n.dtype]) for name, n in self.packed) + spare
-        total = dims.add(mul(slices, each), packed, 64)
+        rooms = [mul(self._elements(name, n), C_BYTES[ir.C_MEMORY[n.dtype]]) for name, n in self.packed]
+        total = dims.add(mul(slices, each), *rooms, 64 * len(rooms) + spare + 64)
         out = Writer()
         out(*header(self.signature, self.schedule.to_json()), f"// workspace: {total}", "#include <autokernel/math.h>", "")
         out("using namespace ak;", f"constexpr int L = {self.schedule.lanes};  // lanes a step", "")
