@@ -21,19 +21,20 @@ SEED = 20261125
 QUICK = ("elman", "gated")
 
 
-def build(names: tuple[str, ...], folder: Path, lanes: int) -> tuple[dict[str, tuple[Region, Kernel, tuple[int, ...]]], ctypes.CDLL]:
+def build(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0) -> tuple[dict[str, tuple[Region, Kernel, tuple[int, ...]]], ctypes.CDLL]:
     made = {}
     for name in names:
         function, args, module = make(name)
         whole = capture_recurrence(function, args, module)
         region = whole.captured.region
-        made[name] = region, generate(region.signature, Schedule(lanes=lanes), region.sizes, 2), whole.order
+        sizes = dict.fromkeys(region.sizes, steps) if steps else region.sizes
+        made[name] = region, generate(region.signature, Schedule(lanes=lanes), sizes, 2), whole.order
     return made, compile_all({n: k.text for n, (_r, k, _o) in made.items()}, folder)
 
 
-def check(names: tuple[str, ...], folder: Path, lanes: int) -> None:
+def check(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0) -> None:
     torch.manual_seed(SEED)
-    made, library = build(names, folder, lanes)
+    made, library = build(names, folder, lanes, steps)
     for name, (region, kernel, order) in made.items():
         for length in (29, 1 + (name == "differences"), 2, 64):
             _function, args, module = make(name, length)
@@ -53,6 +54,35 @@ def threads_as_before() -> Any:
 
 def test_simple_cells(tmp_path: Path) -> None:
     check(QUICK, tmp_path, 16)
+
+
+def test_for_a_step_alone_nothing_is_packed(tmp_path: Path) -> None:
+    check(("lstm", "gru"), tmp_path, 16, 1)
+    one, many = (build(("lstm",), tmp_path, 16, steps)[0]["lstm"][1].text for steps in (1, 0))
+    assert "packed0" not in one and "packed0" in many
+
+
+def scan(dt: torch.Tensor, x: torch.Tensor, log_a: torch.Tensor) -> torch.Tensor:
+    h, dt, out = torch.zeros(dt.shape[0], *log_a.shape), torch.nn.functional.softplus(dt), []
+    for t in range(x.shape[1]):
+        h = torch.exp(dt[:, t, :, None] * -torch.exp(log_a)) * h + (dt[:, t] * x[:, t])[..., None]
+        out.append(h.sum(-1))
+    return torch.stack(out, 1)
+
+
+def test_what_is_costly_is_computed_before_the_loop(tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    whole = capture_recurrence(scan, [torch.randn(2, 20, 6), torch.randn(2, 20, 6), torch.randn(6, 4)])
+    region = whole.captured.region
+    kernel = generate(region.signature, Schedule(lanes=8), region.sizes, 2)
+    before, loop = kernel.text.split("for (int64_t t = 0")
+    assert before.count("exp(") == 2 and "log1p(" in before and "log1p(" not in loop
+    library = compile_all({"scan": kernel.text}, tmp_path)
+    for length in (1, 2, 29, 300):
+        given = [torch.randn(2, length, 6) * 9, torch.randn(2, length, 6), torch.randn(6, 4)]
+        given[0][0, 0, :3] = torch.tensor([float("nan"), float("inf"), -200.0])
+        inputs = [given[i] for i in whole.order]
+        compare(region, inputs, run(library.scan, kernel, region.signature, inputs), str(length))
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from torch_autokernel.propose.sweeps import Former, Root, contiguous
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
+WORTH_PACKING = 3  # steps: a packed matrix is written once and read in each
 AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
 
@@ -113,6 +114,8 @@ class Recurrence:
     def _packed(self, factor: Node, sum_: Node, replaced: dict[int, Node]) -> Node:
         """The factor, read from a packed copy where it is constant and its last dimension is not dense in memory."""
         if factor.kind != "view" or len(sum_.dims) != 1 or factor.shape[-1] == 1 or not self._constant(factor):
+            return factor
+        if dims.evaluate(self.cell.steps, self.hints) < WORTH_PACKING:
             return factor
         base = factor.args[0]
         if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape) or self._dense(base):
