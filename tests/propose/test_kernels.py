@@ -122,6 +122,23 @@ def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], tmp_path:
     assert planted.returncode < 0, "the guard page did not hold"
 
 
+def test_rows_that_come_from_afar_are_fetched_ahead(traced: dict[str, Region], tmp_path: Path) -> None:
+    """For large sizes; the same kernels are right at small ones and read nothing beyond their buffers."""
+    names = ["softmax_f", "layer_norm_f", "cross_entropy_f"]
+    large = {n: dict(zip(traced[n].signature.symbols, (4096, 4096), strict=True)) for n in names}
+    kernels = {n: generate(traced[n].signature, Schedule(lanes=16), large[n], 2) for n in names}
+    assert all("prefetch<L>(" in k.text for k in kernels.values())
+    assert "prefetch<L>(" not in generate(traced["softmax_f"].signature, Schedule(lanes=16), traced["softmax_f"].sizes, 2).text
+    library = compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
+    torch.manual_seed(SEED)
+    check_at({n: traced[n] for n in names}, kernels, library, (2, 3, 17, 90))
+    for n in names:
+        (tmp_path / f"{n}.json").write_text(__import__("json").dumps([traced[n].signature.to_json(), kernels[n].workspace]))
+    child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
+    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
+
+
 def test_products_are_rounded_wherever_they_are_used(tmp_path: Path) -> None:
     """softmax(x * w) of huge products: the greatest less its own maximum is 0, not the rounding error of a contracted product."""
     x, w = torch.randn(4, 35) * 1e19, torch.randn(35) * 1e18

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch_autokernel.core import dims
+from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import EXPENSIVE
-from torch_autokernel.propose.index import ZERO, Range
+from torch_autokernel.propose.index import ZERO, Affine, Range
 from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
-from torch_autokernel.propose.text import size_text
+from torch_autokernel.propose.text import affine_text, size_text
 from torch_autokernel.propose.values import BITS, Parked, Scope, ValueText
 
 RUN = 32  # terms that one accumulator lane adds up before they go into a second one, at least (`run_length`)
+FAR = 8 << 20  # bytes from which a tensor comes from memory and not from a cache
+LONG_ROW, LONGEST_ROW = 2 << 10, 256 << 10  # bytes of rows worth being fetched ahead that a second-level cache holds
+MOST_FETCHED = 4
 MOST_SHARED = 64  # values that are considered for being kept
 
 
@@ -23,6 +27,7 @@ class RowText(ValueText):
     used: frozenset[str] = frozenset()
     fused = False  # sums of products by fused multiply-add: rounded once, for loops' kernels
     scope: Scope
+    again: Sequence[Inst] = ()  # what this pass reads for the last time, and an earlier one has read
 
     def row_body(self, group: list[Segment]) -> None:
         scope = dict(self.scope)
@@ -34,14 +39,48 @@ class RowText(ValueText):
             (passes.setdefault(stage, []) if inside else tail).append(k)
         self._park(group, passes)
         results = self._open_blocks(group)
+        again = self._read_again(group, passes)
         for stage in sorted(passes):
-            self.stage = stage
+            self.stage, self.again = stage, again.get(stage, [])
             self._pass(group, passes[stage], scope)
+        self.again = []
         for name in results:
             self.out(f"{name}.leave(m);")
         self.blocks = {}
         for k in tail:
             self._finish(k, group[0].values[k], scope)
+
+    def _read_again(self, group: list[Segment], passes: dict[int, list[int]]) -> dict[int, list[Inst]]:
+        """For each pass, what it reads for the last time and an earlier one has read: while it computes, the next row's part is
+        fetched. The first pass over a row waits for memory, the others do not."""
+        if not self.inner or len(group) > 1 or len(passes) < 2 or self.pieces or not self.rows or self.fused:
+            return {}
+        (segment,), where = group, dict[tuple[str, Affine], list[tuple[int, Inst]]]()
+        for stage, which in passes.items():
+            for i in self.needed([segment.values[k] for k in which], stage):
+                if i.kind == "load" and i.tensor[0] == "x" and self._comes_from_afar(i):
+                    where.setdefault((i.tensor, i.at), []).append((stage, i))
+        out: dict[int, list[Inst]] = {}
+        for reads in where.values():
+            if len({stage for stage, _i in reads}) > 1:
+                stage, load = max(reads, key=lambda r: r[0])
+                out.setdefault(stage, []).append(load)
+        return {stage: loads[:MOST_FETCHED] for stage, loads in out.items()}
+
+    def _comes_from_afar(self, load: Inst) -> bool:
+        """Whether rows of it are long, lie one after another, and are many, at the sizes at hand."""
+        if any(a[0] == "@" for a in load.at.axes) or load.at.coefficient(self.vector) != 1:
+            return False
+        if load.at.coefficient(self.rows[-1]) == 0 or self.rows[-1] in self.sweep.cuts:
+            return False
+        each, sizes = DTYPE_BYTES[load.dtype], self.sweep.sizes
+        row = each * self.elements([sizes[a] for a in self.content if a in load.at.axes])
+        return LONG_ROW <= row <= LONGEST_ROW and each * self.elements([sizes[a] for a in load.at.axes if a in sizes]) >= FAR
+
+    def _fetch(self, scope: Scope) -> None:
+        for load in self.again:
+            at = load.at.plus(load.at.coefficient(self.rows[-1]))
+            self.out(f"prefetch<L>({load.tensor} + {affine_text(at, self._axis_names(scope, at))});")
 
     def _open_blocks(self, group: list[Segment]) -> list[str]:
         """Turns the short rows that are read; the blocks of those that are written."""
@@ -194,6 +233,7 @@ class RowText(ValueText):
                             for other in scopes:
                                 other.setdefault(i.id, scope[i.id])
             if depth == len(loops):
+                self._fetch(scopes[0])
                 self.finish_all(segments, which, scopes, folds)
                 return
             axis, last = loops[depth], depth == len(loops) - 1

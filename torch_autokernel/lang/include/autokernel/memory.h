@@ -246,6 +246,11 @@ template <class E, class V, class M> AK_INLINE void put(typename E::Mem* p, cons
 template <class E, class V> AK_INLINE void put(typename E::Mem* p, V v) { *p = E::out(v); }
 template <class E, class V, class M> AK_INLINE void put_stream(typename E::Mem* p, const V& v, M m) { stream(reinterpret_cast<mem_t<E>*>(p), E::out(v), m); }
 
+// Asks for the N elements at p, which may be beyond the end: they are only hinted at.
+template <int N, class T> AK_INLINE void prefetch(const T* p) {
+  for (int64_t at = 0; at < int64_t(N * sizeof(T)); at += 64) __builtin_prefetch(reinterpret_cast<const char*>(p) + at, 0, 2);
+}
+
 // Lanes that lie `step` elements apart, and lanes at given offsets.
 template <int N> AK_INLINE int64_t count(all<N>) { return N; }
 template <int N> AK_INLINE int64_t count(first<N> m) { return m.n; }
