@@ -85,6 +85,27 @@ def test_what_is_costly_is_computed_before_the_loop(tmp_path: Path) -> None:
         compare(region, inputs, run(library.scan, kernel, region.signature, inputs), str(length))
 
 
+def gated(g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What is costly before the loop is larger than what it is made of."""
+    a, h, out = torch.sigmoid(g)[:, :, None, :] * x[..., None], torch.zeros(g.shape[0], x.shape[2], g.shape[2]), []
+    for t in range(x.shape[1]):
+        h = 0.5 * h + torch.exp(a[:, t])
+        out.append(h.sum(-1))
+    return torch.stack(out, 1)
+
+
+def test_what_is_costly_may_grow_before_the_loop(tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    whole = capture_recurrence(gated, [torch.randn(2, 20, 8), torch.randn(2, 20, 24)])
+    region = whole.captured.region
+    kernel = generate(region.signature, Schedule(lanes=8), region.sizes, 2)
+    library = compile_all({"gated": kernel.text}, tmp_path)
+    for length in (1, 29):
+        given = [torch.randn(2, length, 8), torch.randn(2, length, 24)]
+        inputs = [given[i] for i in whole.order]
+        compare(region, inputs, run(library.gated, kernel, region.signature, inputs), str(length))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lanes", [8, 32])
 def test_every_cell(tmp_path: Path, lanes: int) -> None:

@@ -51,3 +51,15 @@ def tracing_alone() -> Iterator[None]:
 def traces_here() -> bool:
     """Whether this thread is within `tracing_alone`."""
     return getattr(_TRACES, "here", False)
+
+
+_LOADING = threading.Lock()
+
+
+def load_compiler() -> None:
+    """Imports torch's compiler, in one thread: its modules import each other, and two threads that begin at different ends get
+    half of them."""
+    with _LOADING:
+        import torch._dynamo
+        import torch._functorch.aot_autograd
+        import torch._inductor.compile_fx  # noqa: F401

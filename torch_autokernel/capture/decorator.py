@@ -18,7 +18,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 from torch_autokernel.capture import direct
-from torch_autokernel.capture.ambient import traces_here
+from torch_autokernel.capture.ambient import load_compiler, traces_here
 from torch_autokernel.capture.arguments import identity, records, shapes
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
@@ -38,6 +38,7 @@ _MAX_PLANS = 16
 _LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _MAX_TRIALS = 4
 _MAX_TRAINED = 16
+_BEING_MADE = "it is being looked at"
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -120,12 +121,15 @@ class Accelerated:
         from then on the call cache has it."""
         kind = identity(args), None if self.module is None else tuple([p.requires_grad for p in self.module.parameters()])
         resolved = config.resolve(self.options)
+        if self.untrained.get(kind) is _BEING_MADE:  # by another thread, or by this one
+            return self._plain(*args)
         if kind[0] is None or kind in self.untrained or resolved.disable or self.cuts or self.parts.found or self.tries:
             return direct.MISS
         if self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS:
             return direct.MISS
         self.tried += 1
-        self.untrained[kind] = "it is being looked at"
+        self.untrained[kind] = _BEING_MADE
+        load_compiler()
         self._training = [plan for plan in self._training if plan.watched.holds()]
         before = list(self._training)
 
@@ -139,7 +143,7 @@ class Accelerated:
         self._training = [*before, made] if isinstance(made, TrainingPlan) else before
         self._know()
         if isinstance(made, TrainingPlan) and self.known is not None:
-            del self.untrained[kind]
+            self.untrained.pop(kind, None)
             return self.known(args)
         self.untrained[kind] = str(made)
         log.info("%s is not trained directly: %s", getattr(self.original, "__qualname__", self.original), made)
@@ -258,6 +262,7 @@ class Accelerated:
             target = self._plain
             if config.resolve(self.options).disable or type(self.module) in _LAYERS:
                 return target
+            load_compiler()
             self._compiled = torch.compile(target, backend=backend, options=self.options or None)
         return self._compiled
 
@@ -265,6 +270,8 @@ class Accelerated:
         """The call where no kernel takes it. What the compiler behind us cannot do, the plain function can; it can also record
         what is done to tensors of inference mode, which compiled functions try to save."""
         if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.is_inference() for a in args):
+            return self._plain(*args, **kwargs)
+        if direct.goes_through_nothing_compiled():
             return self._plain(*args, **kwargs)
         try:
             return self.compiled(*args, **kwargs)

@@ -56,6 +56,11 @@ def plain_world() -> bool:
     )
 
 
+def goes_through_nothing_compiled() -> bool:
+    """Whether something is under way that compiled functions do not take part in: forward derivatives, torch.jit's tracing."""
+    return _tracing() is not None or _dual._current_level >= 0
+
+
 # The same for the call cache.
 _WORLD = (
     (_dispatch_modes, (), None),

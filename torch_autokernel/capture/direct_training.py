@@ -25,7 +25,7 @@ from torch_autokernel.capture.beside import Beside, named_state, refuted
 from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.direct import SLOWER, watched_world
 from torch_autokernel.capture.index_guard import guarded
-from torch_autokernel.capture.loop_function import Others, done, latest, ordinary, unread
+from torch_autokernel.capture.loop_function import Others, changed, done, ordinary, unread
 from torch_autokernel.capture.operators import bind_sizes
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.reference import load_reference
@@ -41,25 +41,26 @@ Function = Callable[..., Any]
 Kernel = Callable[..., tuple[Tensor, ...]]
 
 SMALL = 1e-3  # seconds, forward and backward: what torch.compile asks for itself is a fifth of it
+PASSED = -1
 _MOST_TENSORS = 64
 _MOST_ELEMENTS = 2**21  # to read and write them takes that long
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Forward and backward as regions. Tensors are the arguments, then the module's state. `results` says which of the first
-    region's outputs is which result, `kept` which of its outputs and `read` which tensors the second region reads: its inputs
-    are the tensors read, what is kept, and the gradients of all results, in this order before `backward.order`. Only tensors
-    that eager saves are read, and only results that it saves are kept; of others there are copies: the user may change them.
-    `strides` are those of the results' gradients. `gradients`: for each tensor which output of the second region is its
-    gradient; -1 - j where that of result j is; None where there is none."""
+    """Forward and backward as regions. Tensors are the arguments, then the module's state. `result` says which of the first
+    region's outputs is the result, `kept` which of its outputs and `read` which tensors the second region reads: its inputs
+    are the tensors read, what is kept, and the gradient of the result, in this order before `backward.order`. Only tensors
+    that eager saves are read, and the result itself is kept only where it saves that; of others there are copies: the user may
+    change them. `strides` are those of the result's gradient. `gradients`: for each tensor which output of the second region is
+    its gradient; PASSED where the result's is; None where there is none."""
 
     forward: Whole
     backward: Whole
-    results: tuple[int, ...]
+    result: int
     kept: tuple[int, ...]
     read: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...]
     gradients: tuple[int | None, ...]
 
 
@@ -77,8 +78,10 @@ def halves(function: Function, args: tuple[Any, ...], module: torch.nn.Module | 
 
     def results(*tensors: Tensor) -> tuple[Any, ...]:
         out = tuple(flat(*tensors))
-        if not out or not all(isinstance(r, Tensor) and r.requires_grad for r in out):
-            raise CaptureError("a result has no gradient")
+        if len(out) != 1:  # of several, each may get its backward pass, and be the only one that is used
+            raise CaptureError("not one result")
+        if not isinstance(out[0], Tensor) or not out[0].requires_grad:
+            raise CaptureError("the result has no gradient")
         return out
 
     try:
@@ -88,17 +91,17 @@ def halves(function: Function, args: tuple[Any, ...], module: torch.nn.Module | 
             assert isinstance(joint, fx.GraphModule)
             with V.set_fake_mode(detect_fake_mode([n.meta["val"] for n in joint.graph.nodes if n.op == "placeholder"])):
                 joint_graph_passes(joint)
-            forward, backward = min_cut_rematerialization_partition(joint, leaves, num_fwd_outputs=out.num_leaves)
+            forward, backward = min_cut_rematerialization_partition(joint, leaves, num_fwd_outputs=1)
     except CaptureError:
         raise
     except Exception as error:  # whatever torch finds in a user's function that it cannot differentiate ahead of time
         first = str(error).partition("\n")[0]
         raise CaptureError(f"the gradient cannot be traced as a whole: {type(error).__name__}: {first}") from error
-    return _regions(forward, backward, leaves, out.num_leaves, _saved(results, leaves)), out
+    return _regions(forward, backward, leaves, _saved(results, leaves)), out
 
 
-def _saved(call: Function, leaves: Sequence[Tensor]) -> Callable[[int, bool], bool]:
-    """Whether eager saves a tensor (False) or a result (True) of this number for the gradient."""
+def _saved(call: Function, leaves: Sequence[Tensor]) -> tuple[list[bool], bool]:
+    """Which tensors eager saves for the gradient, and whether it saves the result."""
     memory: set[int] = set()
 
     def pack(tensor: Tensor) -> Tensor:
@@ -106,44 +109,40 @@ def _saved(call: Function, leaves: Sequence[Tensor]) -> Callable[[int, bool], bo
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        results = call(*leaves)
-    held = [[t.untyped_storage().data_ptr() in memory for t in tensors] for tensors in (leaves, results)]
-    return lambda number, result: held[result][number]
+        (result,) = call(*leaves)
+    *held, end = (t.untyped_storage().data_ptr() in memory for t in (*leaves, result))
+    return held, end
 
 
 def _regions(
-    forward: fx.GraphModule, backward: fx.GraphModule, leaves: list[Tensor], count: int,
-    saved_by_eager: Callable[[int, bool], bool],
-) -> Halves:  # fmt: skip
-    """`count` is the number of results; what comes behind them in the forward graph is for the backward one."""
+    forward: fx.GraphModule, backward: fx.GraphModule, leaves: list[Tensor], eager_saves: tuple[list[bool], bool]
+) -> Halves:
+    """What stands behind the result in the forward graph is for the backward one."""
     given = [n for n in forward.graph.nodes if n.op == "placeholder"]
-    ends = results_of(forward.graph)
-    saved = ends[count:]
-    if not all(isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor) for n in ends):
+    result, *saved = results_of(forward.graph)
+    if not all(isinstance(n, fx.Node) and isinstance(n.meta.get("val"), Tensor) for n in (result, *saved)):
         raise CaptureError("a value that is no tensor goes to the gradient")
     wanted = [n for n in backward.graph.nodes if n.op == "placeholder"]
-    tangents, by_name = wanted[len(wanted) - count :], {n.name: n for n in wanted}
-    lies = [n for n in saved if n in given and saved_by_eager(given.index(n), False)]
+    tangent, by_name = wanted[-1], {n.name: n for n in wanted}
+    lies = [n for n in saved if n in given and eager_saves[0][given.index(n)]]
     made = [n for n in saved if n not in lies]
-    order = [*(by_name[n.name] for n in (*lies, *made)), *tangents]
+    order = [*(by_name[n.name] for n in (*lies, *made)), tangent]
     if len(order) != len(wanted) or set(order) != set(wanted):
         raise CaptureError("the gradient reads something else than is kept")
-    shown = [n in given or n in ends[:count] and not saved_by_eager(ends.index(n), True) for n in made]
-    copies = [_copied(forward, n) if own else n for n, own in zip(made, shown, strict=True)]
-    one = capture_whole(_returning(forward, [*ends[:count], *copies]), [t.detach() for t in leaves])
+    copies = [_copied(forward, n) if n in given or n is result and not eager_saves[1] else n for n in made]
+    one = capture_whole(_returning(forward, [result, *copies]), [t.detach() for t in leaves])
     found = results_of(backward.graph)
-    passed = [-1 - tangents.index(n) if n in tangents else None for n in found]
-    computed = _returning(backward, [n if p is None else None for n, p in zip(found, passed, strict=True)])
+    computed = _returning(backward, [None if n is tangent else n for n in found])
     at = [order.index(n) for n in wanted]
     two = capture_whole(lambda *tensors: computed(*(tensors[i] for i in at)), [_like(n) for n in order])
-    if len(passed) != len(leaves) or any(isinstance(o, Constant) and o.value is not None for o in two.outputs):
+    if len(found) != len(leaves) or any(isinstance(o, Constant) and o.value is not None for o in two.outputs):
         raise CaptureError("a gradient is no tensor that is computed")
-    computed_at = [o if isinstance(o, int) else None for o in two.outputs]
-    gradients = tuple(o if p is None else p for o, p in zip(computed_at, passed, strict=True))
     if any(isinstance(o, Constant) for o in one.outputs):
         raise CaptureError("a result is a constant")
-    read, strides = tuple(given.index(n) for n in lies), tuple(tuple(_like(n).stride()) for n in tangents)
-    return Halves(one, two, tuple(one.outputs[:count]), tuple(one.outputs[count:]), read, strides, gradients)
+    outputs = [o if isinstance(o, int) else None for o in two.outputs]
+    gradients = tuple(PASSED if n is tangent else o for n, o in zip(found, outputs, strict=True))
+    read, strides = tuple(given.index(n) for n in lies), tuple(_like(tangent).stride())
+    return Halves(one, two, one.outputs[0], tuple(one.outputs[1:]), read, strides, gradients)
 
 
 def _copied(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
@@ -176,27 +175,24 @@ class _Kernels:
 
     def __init__(self, of: Halves, spec: pytree.TreeSpec, forward: Kernel, backward: Kernel, plainly: Function) -> None:
         self.of, self.spec, self.forward, self.backward = of, spec, forward, backward
-        self.plainly = plainly  # all tensors -> the results, as torch computes them
-        self.single = len(of.results) == 1
-        specs = of.forward.captured.region.signature.output_specs
-        self._specs = [specs[k].concrete(of.forward.captured.region.sizes) for k in of.results]
-
-    def nothing(self, result: int) -> Tensor:
-        """The gradient of a result that nobody used."""
-        spec = self._specs[result]
-        return torch.zeros(tuple(map(int, spec.shape)), dtype=getattr(torch, spec.dtype))
+        self.plainly = plainly  # all tensors -> the result in a list, as torch computes it
+        self.saves = bool(of.read or of.kept)
 
     @functools.cached_property
     def reference(self) -> Kernel:
         return load_reference(self.of.backward.captured.region.reference)
 
-    def gradients(self, saved: Sequence[Tensor], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The second region's outputs from what was kept and the results' gradients; by torch where the kernel does not take
-        the tensors or where they are being looked at (vmap, compiled autograd, modes)."""
-        if ordinary(given):
-            given = [t if t.stride() == s else _laid_out(t, s) for t, s in zip(given, self.of.strides, strict=True)]
+    def gradients(self, saved: Sequence[Tensor], given: Tensor) -> list[Tensor | None]:
+        """Of all tensors, from what was kept and the result's gradient; by torch where the kernel does not take the tensors or
+        where they are being looked at (vmap, compiled autograd, modes)."""
+        made = self._made(saved, given)
+        return [None if k is None else given if k == PASSED else made[k] for k in self.of.gradients]
+
+    def _made(self, saved: Sequence[Tensor], given: Tensor) -> tuple[Tensor, ...]:
+        if ordinary([given]):
+            laid_out = given if given.stride() == self.of.strides else _laid_out(given, self.of.strides)
             try:
-                return self.backward(*self._in_order(saved, given))
+                return self.backward(*self._in_order(saved, laid_out))
             except GuardMiss:
                 pass
         tensors = self._in_order(saved, given)
@@ -204,8 +200,8 @@ class _Kernels:
         sizes = bind_sizes(signature, tensors)
         return self.reference(*tensors, *(sizes[s] for s in signature.symbols))
 
-    def _in_order(self, saved: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-        inputs = (*saved, *given)
+    def _in_order(self, saved: Sequence[Tensor], given: Tensor) -> list[Tensor]:
+        inputs = (*saved, given)
         return [inputs[i] for i in self.of.backward.order]
 
 
@@ -215,46 +211,67 @@ def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def recorded(kernels: _Kernels, *tensors: Tensor) -> Any:
-    """The results, recorded by autograd; raises GuardMiss for tensors that it cannot save."""
+    """The result, recorded by autograd; raises GuardMiss for tensors that it cannot save."""
     if True in [t.is_inference() for t in tensors]:
         raise GuardMiss("a tensor was made in inference mode")
     return _Differentiable.apply(kernels, unread(tensors, kernels.of.read), *tensors)  # type: ignore[no-untyped-call]
 
 
 class _Differentiable(torch.autograd.Function):
-    """`apply(kernels, others, *tensors)`: the results. `others` are what `unread` makes of the tensors."""
+    """`apply(kernels, others, *tensors)`: the result. `others` are what `unread` makes of the tensors."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: _Kernels, others: Others, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, kernels: _Kernels, others: Others, *tensors: Tensor) -> Tensor:
         of = kernels.of
         made = kernels.forward(*(tensors[i] for i in of.forward.order))
         ctx.kernels, ctx.others = kernels, others
         ctx.save_for_backward(*(tensors[i] for i in of.read), *(made[k] for k in of.kept))
-        ctx.set_materialize_grads(False)
-        return made[of.results[0]] if kernels.single else tuple([made[k] for k in of.results])
+        return made[of.result]
 
     @staticmethod
-    def backward(ctx: Any, *each: Tensor | None) -> Any:
+    def backward(ctx: Any, given: Tensor) -> Any:
         kernels: _Kernels = ctx.kernels
-        of, saved = kernels.of, ctx.saved_tensors
-        given = [kernels.nothing(k) if g is None else g for k, g in enumerate(each)]
+        saved = ctx.saved_tensors if kernels.saves else ()  # where nothing is saved, one may go back as often as one likes
         if torch.is_grad_enabled():
-            tensors: list[Any] = [None] * len(ctx.others)
-            for i, tensor in zip(of.read, saved, strict=False):
-                tensors[i] = tensor
-            return None, None, *_recorded(kernels, latest(tensors, ctx.others), given)
-        made = kernels.gradients(saved, given)
-        ctx.others = done(ctx.others)
-        return None, None, *[None if k is None else made[k] if k >= 0 else given[-1 - k] for k in of.gradients]
+            return None, None, *_recorded(kernels, saved, ctx.others, given)
+        gradients = kernels.gradients(saved, given)
+        if kernels.saves:
+            ctx.others = done(ctx.others)
+        return None, None, *gradients
 
 
-def _recorded(kernels: _Kernels, tensors: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradients as functions that autograd records (create_graph=True), by torch."""
-    wants = [k is not None for k in kernels.of.gradients]
+class _Undifferentiable(torch.autograd.Function):
+    """A gradient that depends on the tensors, though nobody can say how any more: its own derivative is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, reason: str, gradient: Tensor, *history: Tensor) -> Tensor:
+        ctx.reason = reason
+        return gradient.detach()
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> Any:
+        raise RuntimeError(ctx.reason)
+
+
+def _recorded(
+    kernels: _Kernels, saved: Sequence[Tensor], others: Others, given: Tensor
+) -> list[Tensor | None]:
+    """The gradients as functions that autograd records (create_graph=True): by torch from the tensors as they were; where one
+    of them has changed since, the gradients alone, whose own derivative is an error."""
+    of = kernels.of
+    if reason := changed(others):
+        with torch.no_grad():
+            gradients = kernels.gradients(saved, given)
+        history = [t for t in (*saved, *(o[0] for o in others if o is not None)) if t.requires_grad]
+        return [None if g is None else _Undifferentiable.apply(reason, g, *history) for g in gradients]  # type: ignore[no-untyped-call]
+    tensors: list[Any] = [None if o is None else o[0] for o in others]
+    for i, tensor in zip(of.read, saved, strict=False):
+        tensors[i] = tensor
+    wants = [k is not None for k in of.gradients]
     fresh = [t.view_as(t) if w else t for t, w in zip(tensors, wants, strict=True)]
-    results = kernels.plainly(*fresh)
+    (result,) = kernels.plainly(*fresh)
     asked = [t for t, w in zip(fresh, wants, strict=True) if w]
-    found = iter(torch.autograd.grad(results, asked, given, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(result, asked, given, create_graph=True, allow_unused=True))
     return [next(found) if w else None for w in wants]
 
 
@@ -283,8 +300,8 @@ class TrainingPlan:
         """The result for arguments and state in this order; raises GuardMiss where the kernels are not for them."""
         return self._finished(recorded(self.kernels, *tensors))
 
-    def _finished(self, results: Any) -> Any:
-        return pytree.tree_unflatten([results] if self.kernels.single else list(results), self.kernels.spec)
+    def _finished(self, result: Tensor) -> Any:
+        return pytree.tree_unflatten([result], self.kernels.spec)
 
 
 def make_training_plan(
@@ -327,8 +344,6 @@ def _planned(
     if engine.timed and (repeatable(function, args, module) is None or _seconds(plain) > SMALL):
         return f"the step takes longer than {SMALL * 1e3:g} ms, or cannot be repeated"
     of, spec = halves(function, args, module)
-    if len(of.results) > 1 and not _alike(flattened(function, args, module)[0], args, module):
-        return "results depend on different tensors"
     regions = [dataclasses.replace(w.captured.region, phase="direct") for w in (of.forward, of.backward)]
     with ordinary_torch():
         decisions = engine.resolve(regions, config)
@@ -343,18 +358,6 @@ def _planned(
         return reason
     contest = {KERNEL: step(route(plan), args, wanted), PLAIN: plain}
     return plan if kernels_pay(of.forward.captured.region, decisions, contest, config) else SLOWER
-
-
-def _alike(call: Function, args: Sequence[Any], module: torch.nn.Module | None) -> bool:
-    """Whether all results depend on the same tensors: those of a result that nobody uses have no gradient, not one of zeros."""
-    leaves = [t.detach().requires_grad_(t.requires_grad) for t in (*_tensors(args), *named_state(module))]
-    wanted = [t for t in leaves if t.requires_grad]
-    results = call(*leaves)
-    reached = [
-        tuple(g is None for g in torch.autograd.grad(r, wanted, torch.ones_like(r), retain_graph=True, allow_unused=True))
-        for r in results
-    ]
-    return len(set(reached)) == 1
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -187,17 +187,22 @@ def done(others: Others) -> Others:
     return others if torch._C._autograd._get_current_graph_task_keep_graph() else [None] * len(others)
 
 
-def latest(operands: Sequence[Any], others: Others) -> list[Tensor]:
-    """All operands: those that autograd kept, and the others, which must not have changed."""
-    out = []
-    for operand, other in zip(operands, others, strict=True):
+def changed(others: Others) -> str:
+    """What autograd would say of the first of them that has changed, or nothing."""
+    for other in others:
         if other is not None and other[0]._version != other[1]:
-            raise RuntimeError(
+            return (
                 "one of the variables needed for gradient computation has been modified by an inplace operation: a tensor of "
                 f"shape {tuple(other[0].shape)} is at version {other[0]._version}; expected version {other[1]} instead"
             )
-        out.append(operand if other is None else other[0])
-    return out
+    return ""
+
+
+def latest(operands: Sequence[Any], others: Others) -> list[Tensor]:
+    """All operands: those that autograd kept, and the others, which must not have changed."""
+    if reason := changed(others):
+        raise RuntimeError(reason)
+    return [operand if other is None else other[0] for operand, other in zip(operands, others, strict=True)]
 
 
 def _differentiable(kernels: LoopKernels, operands: Sequence[Tensor], given: Sequence[Tensor | None]) -> list[Tensor | None]:

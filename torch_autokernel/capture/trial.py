@@ -162,8 +162,12 @@ def _changes(node: fx.Node) -> bool:
 
 
 def step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torch.Tensor]) -> Callable[[], Any]:
-    """The call, and where gradients are wanted also those, which are not kept."""
+    """The call, and where gradients are wanted also those, which are not kept. Arguments that have a history are taken without
+    it: the user's graph is for the user's own backward pass."""
     given: dict[int, torch.Tensor] = {}
+    leaves = {id(t): t.detach().requires_grad_(t.requires_grad) for t in flat(args) if _has_history(t)}
+    wanted = [leaves.get(id(t), t) for t in wanted]
+    args = pytree.tree_map_only(torch.Tensor, lambda t: leaves[id(t)].view_as(t) if id(t) in leaves else t, args)
 
     def both() -> None:
         results = [r for r in pytree.tree_leaves(call(*args)) if isinstance(r, torch.Tensor) and r.requires_grad]
@@ -172,6 +176,10 @@ def step(call: Callable[..., Any], args: tuple[Any, ...], wanted: Sequence[torch
             torch.autograd.grad(results, wanted, weights, allow_unused=True)
 
     return both if wanted else lambda: call(*args)
+
+
+def _has_history(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.grad_fn is not None
 
 
 def _no_slower(

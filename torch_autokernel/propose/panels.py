@@ -91,3 +91,10 @@ class Quiet(SweepText):
         more = f", {step}, m" if step > 1 else ", m" if step else ""
         value = self.spread(text, wide, ctype) if step else text
         self.out(f"put{'_strided' if step > 1 else ''}<{kind}>({where}, {value}{more});")
+
+
+class Before(Quiet):
+    """Sweeps before the parallel region: they are shared out themselves."""
+
+    def _pragma(self, depth: int) -> None:
+        SweepText._pragma(self, depth)

@@ -23,7 +23,7 @@ from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
 from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
-from torch_autokernel.propose.panels import NoPanels, Panels, Quiet
+from torch_autokernel.propose.panels import Before, NoPanels, Panels, Quiet
 from torch_autokernel.propose.pull import Puller, Table, unrolls
 from torch_autokernel.propose.sweeps import Former, Root, contiguous
 from torch_autokernel.propose.text import Writer, affine_text, size_text
@@ -276,7 +276,8 @@ class Recurrence:
         return text, tuple(at.coefficient(f"d{own[d]}") for d in range(len(own)) if d not in fixed)
 
     def _part(self, targets: Sequence[_Target], more: Mapping[str, Range] | None) -> _Part:
-        """The sweeps that compute the targets for one slice, and how much workspace they take."""
+        """The sweeps that compute the targets for one slice, or, without `more`, before all slices, and how much workspace they
+        take."""
         former = Former(self.strides, self.hints, 1, self.schedule.lanes, "outer")
         if more is not None:
             former.outer = {**self.outer, **more}
@@ -285,16 +286,17 @@ class Recurrence:
             former.place(Root("fold", operand, peel(operand), owner=reduction))
         for t in targets:
             former.place(Root("out", t.node, peel(t.node), target=t.name, dtype=t.dtype, strides=t.strides))
-        hoist(former)
-        return self._text(former)
+        if more is not None:
+            hoist(former)
+        return self._text(former, Quiet if more is not None else Before)
 
-    def _text(self, former: Former) -> _Part:
+    def _text(self, former: Former, kind: type[Quiet]) -> _Part:
         schedule = replace(self.schedule, stream=0)
         used, body = used_buffers(former), Writer()
         for sweep in former.sweeps:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
-            printed = Quiet(former, sweep, schedule, body, self.counter)
+            printed = kind(former, sweep, schedule, body, self.counter)
             printed.used, printed.panels = used, self.panels
             with body.block(""):
                 printed.write()

@@ -241,7 +241,8 @@ template <int N> AK_INLINE vec<float, N> erfc(const vec<float, N>& x) { return p
 // parts, of which the first is a multiple of 2^-22, so that what it leaves of x is exact; and each further step is rounded
 // relative to what is left. No part is negative, so that -0 stays -0. `quadrant` has n in its lowest bits.
 template <int N> AK_INLINE vec<float, N> reduce_half_pi(const vec<float, N>& x, vec<int32_t, N>& quadrant) {
-#if defined(__FMA__)
+#if defined(AK_AVX512) || (defined(AK_AVX2) && defined(__FMA__))
+  static_assert(N >= 4, "fused steps are for whole registers");
   const vec<float, N> shift(12582912.0f);
   const vec<float, N> t = multiply_add(x, vec<float, N>(0x1.45f306p-1f), shift), n = t - shift;
   quadrant = bits<int32_t>(t);
