@@ -137,6 +137,16 @@ def test_what_a_plain_call_takes_is_not_kept(engine: ReferenceEngine) -> None:
     assert len(f._plain_routes) <= 2
 
 
+def test_autocast_is_seen(engine: ReferenceEngine) -> None:
+    function = lambda x, w: torch.relu(x @ w)  # noqa: E731
+    f, x, w = ak.autokernel(function), torch.randn(4, 8), torch.randn(8, 6)
+    f(x, w)
+    assert direct_plans(f) == 1, f.reason
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert f(x, w).dtype == function(x, w).dtype == torch.bfloat16
+    assert f(x, w).dtype == torch.float32
+
+
 def test_python_that_branches_on_sizes(engine: ReferenceEngine) -> None:
     f = ak.autokernel(branchy)
     for n in (3, 8, 4, 5):

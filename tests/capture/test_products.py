@@ -58,6 +58,16 @@ def test_a_product_joins_what_widens_its_weights() -> None:
     assert [names(p)[0] for p in whole.parts] == ["mm.default", "convert_element_type.default", "mul.Tensor"]
 
 
+def test_widened_weights_of_two_products_stay_apart() -> None:
+    given = [torch.randn(3, 12), torch.randint(-9, 9, (12, 10), dtype=torch.int8)]
+
+    def twice(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        wide = w.to(x.dtype)
+        return torch.relu(x @ wide), torch.relu((x * 2) @ wide)
+
+    assert all("convert_element_type.default" not in names(c) for c in with_product(regions(twice, given)))
+
+
 @pytest.mark.parametrize("fn", [
     lambda x, w, s: (linear(x, w.to(x.dtype)), w.to(x.dtype) * 2), lambda x, w, s: linear(x, torch.exp(w.float()).to(x.dtype) * s[:, None]),
     lambda x, w, s: linear(x, w.to(x.dtype).softmax(-1)), lambda x, w, s: linear(torch.sin(x), w[:, :12].float().sum(0).expand(10, 12)),

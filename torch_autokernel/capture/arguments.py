@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,6 +14,11 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 def records(args: tuple[Any, ...]) -> bool:
     """Whether autograd records what is done to these arguments: that is for torch.compile, so nothing else need be asked."""
     return torch.is_grad_enabled() and any(type(a) in _PLAIN and a.requires_grad for a in args)
+
+
+def unusual(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether one of them is not plain memory of the CPU."""
+    return any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors)
 
 
 def identity(args: tuple[Any, ...]) -> Any:

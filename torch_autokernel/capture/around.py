@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import operators, purity
 from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.arguments import unusual
 from torch_autokernel.capture.backend import autokernel as backend
-from torch_autokernel.capture.beside import named_state
 from torch_autokernel.capture.direct import MISS, SLOWER, Plan, or_reason
 from torch_autokernel.capture.loop_plan import loop_operands, structure
 from torch_autokernel.capture.loop_region import Loop
@@ -30,7 +30,7 @@ from torch_autokernel.capture.loop_training import alone
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, capture_recurrence, longest
 from torch_autokernel.capture.trial import compiling_around_pays, kernel_pays
-from torch_autokernel.capture.whole import plain_forward
+from torch_autokernel.capture.whole import named_state, plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError, GuardMiss
@@ -53,7 +53,7 @@ def plan_around(
     tensors = [*(a for a in args if isinstance(a, torch.Tensor)), *named_state(module)]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return "gradients are recorded"
-    if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors):
+    if unusual(tensors):
         return "a tensor is not a plain one on the CPU"
     if longest(args) < LEAST:
         return "a loop of a few steps"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from torch_autokernel.capture.whole import plain_forward
+from torch_autokernel.capture.whole import flattened, named_state
 from torch_autokernel.capture.witness import agree, near
 
 log = logging.getLogger(__name__)
@@ -20,10 +20,6 @@ Tensor = torch.Tensor
 Module = torch.nn.Module | None
 
 _ROUNDS = 5
-
-
-def named_state(module: Module) -> list[Tensor]:
-    return [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
 
 
 @contextmanager
@@ -43,16 +39,8 @@ class Beside:
         self.given: list[Tensor] | None = None
 
     def original(self, dtype: torch.dtype | None = None) -> tuple[list[Any], list[Any]]:
-        def run(tensors: list[Tensor]) -> Any:
-            rest = iter(tensors)
-            args = tuple(next(rest) if isinstance(a, Tensor) else a for a in self.args)
-            if self.module is None:
-                return self.function(*args)
-            names = [*dict(self.module.named_parameters()), *dict(self.module.named_buffers())]
-            with plain_forward(self.module, self.function):
-                return torch.func.functional_call(self.module, dict(zip(names, rest, strict=True)), args)
-
-        return self._both(run, dtype)
+        call, _spec = flattened(self.function, self.args, self.module)
+        return self._both(lambda tensors: call(*tensors), dtype)
 
     def planned(self) -> tuple[list[Any], list[Any]]:
         return self._both(self.run, None)

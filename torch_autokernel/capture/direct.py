@@ -20,7 +20,7 @@ from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, UNROLLED, Unrolls, capture_recurrence, longest, loops
 from torch_autokernel.capture.staged import capture_staged, concerns
 from torch_autokernel.capture.trial import kernel_pays, slower, with_kernels
-from torch_autokernel.capture.whole import Constant, Whole, capture_whole, plain_forward
+from torch_autokernel.capture.whole import Constant, Whole, capture_whole, named_state, plain_forward
 from torch_autokernel.capture.witness import agree, witness
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, GuardMiss
@@ -33,43 +33,28 @@ MISS = object()
 SLOWER = "the kernel is slower than the call as it is"
 P = TypeVar("P")
 
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_autocast = torch.is_autocast_enabled
-_compiling = torch.compiler.is_compiling
-_functorch_level = torch._C._functorch.peek_interpreter_stack
 _tracing = torch._C._get_tracing_state
 _dual = torch.autograd.forward_ad
+# What must be false, and what must be that very object, where nothing changes what operations mean: no autocast, vmap, modes,
+# tracing, compilation or forward derivatives.
+_WORLD = (
+    (torch._C._len_torch_dispatch_stack, (), None),
+    (torch._C._len_torch_function_stack, (), None),
+    (torch.is_autocast_enabled, ("cpu",), None),
+    (torch._C._functorch.peek_interpreter_stack, (), None),
+    (_tracing, (), None),
+)
+_WORLD_VALUES = ((vars(torch.compiler), "_is_compiling_flag", False), (vars(_dual), "_current_level", -1))
 
 
 def plain_world() -> bool:
-    """Whether nothing around the call changes what operations mean: no autocast, vmap, modes, forward derivatives, tracing or
-    compilation."""
-    return not (
-        _dispatch_modes()
-        or _function_modes()
-        or _autocast("cpu")
-        or _compiling()
-        or _functorch_level() is not None
-        or _tracing()
-        or _dual._current_level >= 0
-    )
+    """Whether nothing around the call changes what operations mean."""
+    return not any(asked(*args) for asked, args, _ in _WORLD) and all(d[key] is value for d, key, value in _WORLD_VALUES)
 
 
 def goes_through_nothing_compiled() -> bool:
     """Whether something is under way that compiled functions do not take part in: forward derivatives, torch.jit's tracing."""
     return _tracing() is not None or _dual._current_level >= 0
-
-
-# The same for the call cache.
-_WORLD = (
-    (_dispatch_modes, (), None),
-    (_function_modes, (), None),
-    (_autocast, ("cpu",), None),
-    (_functorch_level, (), None),
-    (_tracing, (), None),
-)
-_WORLD_VALUES = ((vars(torch.compiler), "_is_compiling_flag", False), (vars(_dual), "_current_level", -1))
 
 
 def watched_world(default_dtype: torch.dtype) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -181,7 +166,7 @@ def make_plan(
     watched = purity.watch(watched_function, module)
     if watched.reason is not None:
         return watched.reason
-    named = [] if module is None else [*dict(module.named_parameters()).values(), *dict(module.named_buffers()).values()]
+    named = named_state(module)
 
     def made() -> Plan | str:
         if concerns(watched_function, module):

@@ -20,17 +20,17 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
-from torch_autokernel.capture.ambient import ordinary_torch, tracing_alone
-from torch_autokernel.capture.beside import Beside, named_state, refuted
+from torch_autokernel.capture.ambient import tracing_alone
+from torch_autokernel.capture.beside import Beside, refuted
 from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.direct import SLOWER, watched_world
 from torch_autokernel.capture.index_guard import guarded
 from torch_autokernel.capture.loop_function import Others, changed, done, ordinary, unread
 from torch_autokernel.capture.operators import bind_sizes
-from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.reference import load_reference
+from torch_autokernel.capture.trainable import both_decided, watched_for_training
 from torch_autokernel.capture.trial import KERNEL, PLAIN, hooked, kernels_pay, repeatable, step
-from torch_autokernel.capture.whole import Constant, Whole, capture_whole, flattened, results_of
+from torch_autokernel.capture.whole import Constant, Whole, capture_whole, flattened, named_state, results_of
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError, GuardMiss
 from torch_autokernel.engine import Engine
@@ -311,8 +311,6 @@ def make_training_plan(
     """A plan for calls like this one, which autograd records, or the reason why there is none. `route` gives the user's call as
     it is with the plan, which is what the trial times. Raises CaptureError."""
     tensors = [*_tensors(args), *named_state(module)]
-    if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors):
-        return "a tensor is not a plain one on the CPU"
     if len(args) > MOST_ARGUMENTS or len(tensors) > _MOST_TENSORS or any(isinstance(a, tuple) for a in args):
         return "more arguments than a direct call takes"
     if sum(t.numel() for t in tensors) > _MOST_ELEMENTS:
@@ -321,11 +319,9 @@ def make_training_plan(
         return "a tensor has hooks"
     if any(t.is_inference() for t in tensors):
         return "a tensor was made in inference mode"
-    watched = purity.watch(function, module)
-    if watched.reason is not None:
-        return watched.reason
-    if told := sorted(watched.names & purity.TELLS):
-        return f"the function speaks of gradients itself ({told[0]})"
+    watched = watched_for_training(function, module, tensors)
+    if isinstance(watched, str):
+        return watched
     if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
         return "there are hooks on what autograd saves"
     with torch.random.fork_rng(devices=[]):
@@ -345,12 +341,9 @@ def _planned(
         return f"the step takes longer than {SMALL * 1e3:g} ms, or cannot be repeated"
     of, spec = halves(function, args, module)
     regions = [dataclasses.replace(w.captured.region, phase="direct") for w in (of.forward, of.backward)]
-    with ordinary_torch():
-        decisions = engine.resolve(regions, config)
-    for phase, decision in zip(("forward", "backward"), decisions, strict=True):
-        note(Record(phase, (decision,), (), int(all(d.entry is not None for d in decisions))))
-        if decision.entry is None:
-            return f"{phase}: {decision.reason}"
+    decisions = both_decided(regions, engine, config)
+    if isinstance(decisions, str):
+        return decisions
     forward, backward = (guarded(d.entry.signature, engine.load(d.entry)) for d in decisions if d.entry is not None)
     flat, _spec = flattened(function, args, module)
     plan = TrainingPlan(_Kernels(of, spec, forward, backward, flat), args, watched, module)

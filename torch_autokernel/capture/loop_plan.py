@@ -17,20 +17,19 @@ import torch
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
-from torch_autokernel.capture.ambient import ordinary_torch
 from torch_autokernel.capture.arguments import identity
-from torch_autokernel.capture.beside import Beside, apart, named_state, refuted
+from torch_autokernel.capture.beside import Beside, apart, refuted
 from torch_autokernel.capture.direct import MISS, or_reason
 from torch_autokernel.capture.loop_function import LoopFunction, LoopKernels, unread
 from torch_autokernel.capture.loop_region import Loop
 from torch_autokernel.capture.loop_signature import T
 from torch_autokernel.capture.loop_training import differentiate
 from torch_autokernel.capture.ops import LOOP
-from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.recurrence import LEAST, Where, capture_recurrence, longest, loops
 from torch_autokernel.capture.reference import load_reference
 from torch_autokernel.capture.signature import dtype_name
-from torch_autokernel.capture.whole import Constant, Whole
+from torch_autokernel.capture.trainable import both_decided, watched_for_training
+from torch_autokernel.capture.whole import Constant, Whole, named_state
 from torch_autokernel.capture.witness import witness
 from torch_autokernel.core import dims
 from torch_autokernel.core.config import Config, config
@@ -177,13 +176,10 @@ def make_training_plan(
     """A plan for calls like this one, or the reason why there is none. Kernels of a `known` plan for another length serve this
     one too."""
     tensors = [*(a for a in args if isinstance(a, Tensor)), *named_state(module)]
-    if any(t.device.type != "cpu" or t.is_conj() or t.is_neg() or t.layout is not torch.strided for t in tensors):
-        return "a tensor is not a plain one on the CPU"
-    watched = purity.watch(function, module)
-    if watched.reason is not None:
-        return watched.reason
-    if told := sorted(watched.names & purity.TELLS):
-        return f"the function speaks of gradients itself ({told[0]})"
+    found = watched_for_training(function, module, tensors)
+    if isinstance(found, str):
+        return found
+    watched = found
 
     def made() -> TrainingPlan | str:
         with apart():
@@ -212,14 +208,10 @@ def _planned(
         return "no gradient flows through the loop"
     training = differentiate(loop, [t.detach() for t in operands], wanted, length)
     engine = Engine.current(config)
-    with ordinary_torch():
-        decisions = engine.resolve([training.forward, training.backward], config)
-    found = [d.entry for d in decisions]
-    for phase, decision in zip(("forward", "backward"), decisions, strict=True):
-        note(Record(phase, (decision,), (), int(None not in found)))
-        if decision.entry is None:
-            return f"{phase}: {decision.reason}"
-    forward, backward = (engine.load(entry) for entry in found if entry is not None)
+    decisions = both_decided([training.forward, training.backward], engine, config)
+    if isinstance(decisions, str):
+        return decisions
+    forward, backward = (engine.load(d.entry) for d in decisions if d.entry is not None)
     steps = dims.evaluate(loop.steps, dict(whole.captured.region.sizes))
     plainly, reached = load_reference(training.plainly), training.reached(steps)
     kernels = LoopKernels(training, forward, backward, wanted, length, steps, reached, plainly)

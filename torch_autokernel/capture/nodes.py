@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import fx
+
+from torch_autokernel.capture.sizes import hint
 
 
 def writes(node: fx.Node) -> bool:
@@ -23,6 +26,12 @@ def ancestors(start: fx.Node, through: Callable[[fx.Node], bool]) -> set[fx.Node
             if through(node):
                 todo.extend(node.all_input_nodes)
     return seen
+
+
+def bytes_of(node: fx.Node) -> int:
+    """Of a tensor that a node makes, at the sizes at hand."""
+    value = node.meta["val"]
+    return int(value.element_size() * math.prod(hint(s) for s in value.shape))
 
 
 def crosses_mutation(node: fx.Node) -> bool:

@@ -11,7 +11,6 @@ included (`attention.py`); after it, products join what stands behind them (`pro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ import torch
 from torch import fx
 
 from torch_autokernel.capture import attention, ops, products, windows
-from torch_autokernel.capture.nodes import crosses_mutation, writes
+from torch_autokernel.capture.nodes import bytes_of, crosses_mutation, writes
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name
 from torch_autokernel.capture.sizes import hint
 from torch_autokernel.core.errors import CaptureError
@@ -172,7 +171,7 @@ def _clusters(groups: list[list[fx.Node]], depth: dict[fx.Node, int]) -> list[li
     for group in groups:
         inside = set(group)
         read = {_through_views(a) for n in group for a in n.all_input_nodes if a not in inside}
-        large = {a for a in read if isinstance(a.meta.get("val"), torch.Tensor) and _bytes(a) >= SHARED_BYTES}
+        large = {a for a in read if isinstance(a.meta.get("val"), torch.Tensor) and bytes_of(a) >= SHARED_BYTES}
         level, mine = depth[group[0]], [group]
         for cluster in [c for c in clusters if c[0] == level and c[1] & large]:
             clusters.remove(cluster)
@@ -205,7 +204,7 @@ def _edge_bytes(captured: Captured, taken: set[fx.Node]) -> int:
     """Bytes of the tensors that pass between the region and operations that Inductor could have fused with it."""
     ends = [n for n in captured.inputs if _fuses(_through_views(n), taken)]
     ends += [n for n in captured.outputs if any(_fuses(u, taken) for u in n.users if u not in captured.members)]
-    return sum(_bytes(n) for n in ends)
+    return sum(bytes_of(n) for n in ends)
 
 
 def _through_views(node: fx.Node) -> fx.Node:
@@ -225,11 +224,6 @@ def _fuses(node: fx.Node, taken: set[fx.Node]) -> bool:
         and ops.kind(name) != "view"
         and not writes(node)
     )
-
-
-def _bytes(node: fx.Node) -> int:
-    value = node.meta["val"]
-    return int(value.element_size() * math.prod(hint(s) for s in value.shape))
 
 
 def _culprit(members: Iterable[fx.Node], error: CaptureError) -> fx.Node | None:

@@ -9,14 +9,13 @@ written out then.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from torch import fx
 
 from torch_autokernel.capture import ops
-from torch_autokernel.capture.nodes import crosses_mutation
+from torch_autokernel.capture.nodes import bytes_of, crosses_mutation
 from torch_autokernel.capture.signature import Captured, capture_region, dtype_name, tensor_of
 from torch_autokernel.core.errors import CaptureError
 
@@ -42,10 +41,15 @@ def capture(
     for node in graph.nodes:
         if not _is_product(node) or not allowed(node):
             continue
-        before = [k for k in _widened(node, regions) if k not in taken]
+        before = [(k, views) for k, views in _widened(node, regions) if k not in taken]
         after = [behind[node]] if node in behind and behind[node] not in taken else []
-        for wanted in ([*before, *after], after) if before else (after,):
-            made = _with_product(node, [regions[k] for k in wanted], bool(after), alone.get(node), phase) if wanted else None
+        for first in (before, []) if before else ([],):
+            wanted = [*(k for k, _views in first), *after]
+            if not wanted:
+                continue
+            views = [v for _k, found in first for v in found]
+            ahead, end = [regions[k] for k, _views in first], [regions[k] for k in after]
+            made = _with_product(node, ahead, views, end, alone.get(node), phase)
             if made is not None:
                 alone.pop(node, None)
                 taken.update(wanted)
@@ -76,41 +80,32 @@ def _heads(region: Captured, allowed: Callable[[fx.Node], bool]) -> Iterator[fx.
                 yield node
 
 
-def _widened(node: fx.Node, regions: list[Captured]) -> Iterator[int]:
-    """Regions that make an operand of the product, and nothing else, of at most half as many bytes."""
+def _widened(node: fx.Node, regions: list[Captured]) -> Iterator[tuple[int, list[fx.Node]]]:
+    """Regions that make an operand of the product, and nothing else, of at most half as many bytes; with the views between."""
     for operand in node.all_input_nodes:
-        made, readers = operand, {node}
+        made, readers, views = operand, {node}, list[fx.Node]()
         while made.op == "call_function" and ops.kind(ops.name_of(made.target)) == "view" and set(made.users) == readers:
+            views.append(made)
             readers, made = {made}, made.all_input_nodes[0]
         if set(made.users) != readers:
             continue
         for k, region in enumerate(regions):
-            if region.outputs == (made,) and not region.parts and _bytes(region.inputs) * 2 <= _bytes([made]):
+            if region.outputs == (made,) and not region.parts and 2 * sum(map(bytes_of, region.inputs)) <= bytes_of(made):
                 kinds = {ops.kind(ops.name_of(n.target)) for n in region.members}
                 if kinds <= {"pointwise", "view"} and not any(map(crosses_mutation, region.members)):
-                    yield k
+                    yield k, views
 
 
-def _bytes(nodes: Iterable[fx.Node]) -> int:
-    """Of the tensors, as far as their sizes are known."""
-    sizes = [(tensor_of(n).shape, tensor_of(n).element_size()) for n in nodes]
-    return sum(math.prod(int(d) for d in shape if isinstance(d, int)) * each for shape, each in sizes)
-
-
-def _with_product(node: fx.Node, around: list[Captured], ends: bool, alone: Captured | None, phase: str) -> Captured | None:
-    """The product and the regions as one, whose result is the product's or, where it `ends` with the last region, that one's;
-    without it the parts."""
-    members = {node, *(n for region in around for n in region.members)}
-    for region in around[: len(around) - ends]:  # the views between
-        for operand in node.all_input_nodes:
-            chain = [operand]
-            while chain[-1] not in region.outputs and chain[-1].op == "call_function" and chain[-1].all_input_nodes:
-                chain.append(chain[-1].all_input_nodes[0])
-            if chain[-1] in region.outputs:
-                members.update(chain)
+def _with_product(
+    node: fx.Node, before: list[Captured], views: list[fx.Node], after: list[Captured], alone: Captured | None, phase: str
+) -> Captured | None:
+    """The product with the regions before it (and the views between) and the one behind it, if any, as one; without it the
+    parts."""
+    around = [*before, *after]
+    members = {node, *views, *(n for region in around for n in region.members)}
     in_order = [n for n in node.graph.nodes if n in members]
     try:
-        whole = capture_region(in_order, phase=phase, outputs=list(around[-1].outputs) if ends else [node])
+        whole = capture_region(in_order, phase=phase, outputs=list(after[0].outputs) if after else [node])
     except CaptureError:
         return None
     return replace(whole, parts=(alone, *around) if alone is not None else tuple(around))

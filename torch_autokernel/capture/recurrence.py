@@ -24,7 +24,7 @@ from torch_autokernel.capture.loop_signature import LoopWriter, T
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.reroll import live, roll, share
 from torch_autokernel.capture.signature import Captured
-from torch_autokernel.capture.whole import Whole, trace
+from torch_autokernel.capture.whole import Whole, named_state, trace
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.types import Region
 
@@ -192,8 +192,7 @@ class _Capture:
                  table: Table | None) -> None:  # fmt: skip
         self.function, self.args, self.module, self.where, self.table = function, args, module, where, table
         self.tensors = [a for a in args if isinstance(a, torch.Tensor)]
-        named = {} if module is None else {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self.tensors += list(named.values())
+        self.tensors += named_state(module)
         taken = {int(n) for t in self.tensors for n in t.shape}
         lengths = [n for n in LENGTHS if n not in taken][:3]
         self.lengths = lengths

@@ -49,7 +49,7 @@ def trace(
     from torch.fx.experimental.proxy_tensor import make_fx
 
     flat, spec = flattened(function, args, module)
-    named = {} if module is None else {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    named = state_of(module)
     leaves = [a for a in args if isinstance(a, torch.Tensor)]
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     try:
@@ -66,12 +66,21 @@ def trace(
     return graph, spec[-1], list(named)
 
 
+def state_of(module: torch.nn.Module | None) -> dict[str, torch.Tensor]:
+    """A module's parameters and buffers by name."""
+    return {} if module is None else {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def named_state(module: torch.nn.Module | None) -> list[torch.Tensor]:
+    return list(state_of(module).values())
+
+
 def flattened(
     function: Callable[..., Any], args: Sequence[Any], module: torch.nn.Module | None = None
 ) -> tuple[Callable[..., list[Any]], list[pytree.TreeSpec]]:
     """The call as a function of tensors, those of `args` first, then the parameters and buffers of `module` by name; it returns
-    the leaves of the result. Each call of it adds the result's structure to the list."""
-    names = [] if module is None else list({**dict(module.named_parameters()), **dict(module.named_buffers())})
+    the leaves of the result. Each call of it puts the result's structure into the list."""
+    names = list(state_of(module))
     count = sum(isinstance(a, torch.Tensor) for a in args)
     kinds = [None if isinstance(a, torch.Tensor) else (a,) for a in args]  # the tensors themselves are not kept
     spec: list[pytree.TreeSpec] = []
@@ -86,7 +95,7 @@ def flattened(
             with plain_forward(module, function):
                 result = torch.func.functional_call(module, state, tuple(call_args))
         out, tree = pytree.tree_flatten(result)
-        spec.append(tree)
+        spec[:] = [tree]
         return out
 
     return flat, spec

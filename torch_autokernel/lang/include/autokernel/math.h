@@ -184,22 +184,27 @@ template <int N> AK_INLINE vec<float, N> log_near_one(const vec<float, N>& f, co
   const auto y = multiply_add(z, vec<float, N>(-0.5f), multiply_add(f * z, p, e * 0x1.7f7d1cp-20f));
   return multiply_add(e, vec<float, N>(0x1.62e4p-1f), f + y);
 }
+// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)], for normal positive x; gives f.
+template <int N> AK_INLINE vec<float, N> reduce_log(const vec<float, N>& x, vec<float, N>& e) {
+  const auto u = bits<int32_t>(x) - 0x3f3504f3;  // sqrt(1/2)
+  e = to<float>(u >> 23);
+  return bits<float>((u & 0x007fffff) + 0x3f3504f3) - 1.0f;
+}
 // For normal positive x.
 template <int N> AK_INLINE vec<float, N> log_usual(const vec<float, N>& x) {
   AK_SPLIT(log_usual, x) {
-    const auto u = bits<int32_t>(x) - 0x3f3504f3;  // sqrt(1/2)
-    return log_near_one(bits<float>((u & 0x007fffff) + 0x3f3504f3) - 1.0f, to<float>(u >> 23));
+    vec<float, N> e;
+    const auto f = reduce_log(x, e);
+    return log_near_one(f, e);
   }
 }
 // For every x: denormals, 0, negative numbers, infinity, NaN.
 template <int N> AK_INLINE vec<float, N> log_any(const vec<float, N>& v) {
   AK_SPLIT(log_any, v) {
     const auto tiny = v < 0x1p-126f;
-    const auto x = select(tiny, v * 0x1p24f, v);
-    const auto u = bits<int32_t>(x) - 0x3f3504f3;  // sqrt(1/2)
-    const auto e = to<float>((u >> 23)) - select(tiny, vec<float, N>(24.0f), vec<float, N>(0.0f));
-    const auto m = bits<float>((u & 0x007fffff) + 0x3f3504f3);
-    const auto y = log_near_one(m - 1.0f, e);
+    vec<float, N> e;
+    const auto f = reduce_log(select(tiny, v * 0x1p24f, v), e);
+    const auto y = log_near_one(f, e - select(tiny, vec<float, N>(24.0f), vec<float, N>(0.0f)));
     const auto special = select(v == 0.0f, vec<float, N>(-INFINITY), select(v < 0.0f, vec<float, N>(NAN), v));
     return select((v > 0.0f) & (v < INFINITY), y, special);
   }
