@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -83,6 +83,7 @@ class Cell:
     held: list[Node]
     results: list[Node]
     parallel: list[tuple[dict[int, int], dict[int, int], Dim]] = field(default_factory=list)
+    together: list[tuple[dict[int, int], dict[int, int], Dim]] = field(default_factory=list)  # would be parallel, but share weights
 
 
 def read(signature: Signature) -> Cell:
@@ -234,6 +235,21 @@ def find_parallel(cell: Cell, enough: int) -> None:
             cell.parallel.append((*found, cell.state[0].shape[d]))
 
 
+def keep_together(cell: Cell, weights: Collection[str]) -> bool:
+    """Take the dimensions along which a sum reads the same of one of these inputs out of the parallel ones; whether there were
+    any."""
+    together = [entry for entry in cell.parallel if _same_along(cell, entry[0], weights)]
+    cell.parallel = [entry for entry in cell.parallel if entry not in together]
+    cell.together = together
+    return bool(together)
+
+
+def _same_along(cell: Cell, where: Mapping[int, int], weights: Collection[str]) -> bool:
+    reads = [_reads(n, "a", {where[i]: "^p"}) for i, n in enumerate(cell.then)]
+    read = [frozenset(a for e in index for a in e.axes) for r in reads for label, index in r.states if label in weights]
+    return any(not axes & {"^p", TIME} and any(a.startswith("k") for a in axes) for axes in read)
+
+
 def _shares(cell: Cell, where: Mapping[int, int]) -> bool:
     """Whether something costly is the same at all positions of a dimension."""
     reads = [_reads(n, "a", {where[i]: "^p"}) for i, n in enumerate(cell.then)]
@@ -300,7 +316,7 @@ def layout(cell: Cell, i: int) -> list[int]:
             if label == f"state{i}":
                 summed |= {d for d in range(rank) if any(a[0] == "k" for a in index[d].axes)}
     free = [d for d in range(rank) if d not in summed and cell.state[i].shape[d] != 1]
-    slices = {where[i] for where, _o, _n in cell.parallel}
+    slices = {where[i] for where, _o, _n in (*cell.parallel, *cell.together)}
     sizes = [int(n) if isinstance(n, int) else 0 for n in cell.state[i].shape]
     wide = max((sizes[d] for d in free if d not in slices), default=0)
     if not summed or wide < 8 or 2 * wide < max(sizes[d] for d in summed):

@@ -50,7 +50,8 @@ class Schedule(Choice):
     1 one accumulator a column, 2 partial sums per block of rows); `stream` 1 to store past the caches; `park` 1 to keep
     costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand;
     `moments` how squared deviations are summed (0 by size, 1 in one pass with the mean, 2 after the mean);
-    `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows."""
+    `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows; `rows` of a batch
+    that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself)."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -62,16 +63,20 @@ class Schedule(Choice):
     fixed: int = 0
     moments: int = 0
     short: int = 0
+    rows: int = 1
 
     def to_json(self) -> Mapping[str, int]:
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("moments", "short") or v}
+        usual = {"moments": 0, "short": 0, "rows": 1}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in usual or v != usual[k]}
 
 
 def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     """Schedules in the order in which they are worth trying; some print the same text."""
-    native, _registers, _l1, l2, threads = machine(arch)
+    native, registers, _l1, l2, threads = machine(arch)
     if has_loop(region.signature):
-        yield from (Schedule(lanes=n * native) for n in (4, 2, 8, 1))
+        tiles = [Schedule(lanes=n * native, rows=(registers - n - 1) // n) for n in (2, 4, 1)]
+        each = [Schedule(lanes=n * native) for n in (4, 2, 8, 1)]
+        yield from (each[0], *tiles, *each[1:])
         return
     large = _result_bytes(region) > 2 * max(1 << 20, l2)
     half = any(s.dtype in ROUNDING for s in (*region.signature.inputs, *region.signature.output_specs))

@@ -108,7 +108,7 @@ def _ahead(former: Former, sweep: Sweep, inst: Inst, axes: tuple[str, ...]) -> S
     root = Root("keep", node, node, own, into, name, former.stored(node), contiguous(shape))
     new = Sweep(0, sizes, list(axes), list(axes), [], [root], hoisted=dict(sweep.hoisted))
     former.analyse(new)
-    sweep.hoisted[node, index] = (name, axes)
+    sweep.hoisted[node, index] = (name, shape, into)
     return new
 
 

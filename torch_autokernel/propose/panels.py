@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
+from torch_autokernel.propose.cell import TIME
 from torch_autokernel.propose.emit import SweepText
-from torch_autokernel.propose.index import Affine
-from torch_autokernel.propose.text import affine_text
+from torch_autokernel.propose.index import Affine, Range
+from torch_autokernel.propose.pull import Inst
+from torch_autokernel.propose.sweeps import Segment
+from torch_autokernel.propose.text import affine_text, size_text
 from torch_autokernel.propose.values import BITS, Scope
 
 
@@ -50,9 +53,24 @@ class Quiet(SweepText):
     roomy = False
     pure = False  # states are overwritten where they are read
     panels: Mapping[str, Panels] = {}
+    afar: Collection[str] = ()  # inputs that come from memory and not from a cache
 
     def _pragma(self, depth: int) -> None:
         return
+
+    def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
+        """Tiles of rows go inside the vector axis: what they share stays in the first cache."""
+        tiled = self.sweep.tiled
+        if tiled not in self.rows:
+            super()._write_rows(ranges, groups)
+            return
+
+        def step() -> None:
+            with self.out.block(f"each<L>(0, {size_text(self.sizes[self.vector])}, [&](int64_t j, auto m) AK_BODY", "});"):
+                with self.out.block(self.loop(tiled, self.whole(tiled))):
+                    self.row_body(groups[0])
+
+        self._nested([self.loop(a, self.whole(a)) for a in self.rows if a not in (self.vector, tiled)], step)
 
     def _in_panels(self, tensor: str, at: Affine) -> tuple[str, int]:
         """The pointer, and the step from lane to lane."""
@@ -70,6 +88,19 @@ class Quiet(SweepText):
         r, c = affine_text(row, self.axis), affine_text(column, self.axis)
         text = f"{tensor} + ({c}) / {panels.wide} * {panels.rows * panels.wide} + ({r}) * {panels.wide} + ({c}) % {panels.wide}"
         return text, along or step * panels.wide
+
+    def _load(self, inst: Inst, scope: Scope, element: str = "") -> str:
+        if self._comes_next(inst):
+            at = inst.at.plus(inst.at.coefficient(TIME))
+            self.out(f"prefetch<L>({inst.tensor} + {affine_text(at, self._axis_names(scope, at))});")
+        text = super()._load(inst, scope, element)
+        return f"in_registers({text})" if self.sweep.tile and self.wide(inst) else text
+
+    def _comes_next(self, load: Inst) -> bool:
+        """Whether the load is a run out of memory that the next step reads elsewhere: it is fetched while this one computes."""
+        if load.tensor not in self.afar or TIME not in load.at.axes or any(a[0] == "@" for a in load.at.axes):
+            return False
+        return bool(self.vector) and load.at.coefficient(self.vector) == 1
 
     def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope, element: str = "") -> str:
         if tensor not in self.panels:

@@ -16,7 +16,7 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, layout, read
+from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, keep_together, layout, read
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
 from torch_autokernel.propose.hoist import hoist
@@ -25,11 +25,13 @@ from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
 from torch_autokernel.propose.panels import Before, NoPanels, Panels, Quiet
 from torch_autokernel.propose.pull import Puller, Table, unrolls
+from torch_autokernel.propose.row_tiles import tile
 from torch_autokernel.propose.sweeps import Former, Root, contiguous
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 WORTH_PACKING = 3  # steps: a packed matrix is written once and read in each
+FAR = 1 << 22  # bytes of an input from which the next step's part is fetched ahead
 AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
 
@@ -64,6 +66,8 @@ class Recurrence:
         self._pack()
         self.panels = self._panels()
         find_parallel(self.cell, 2 * self.threads)
+        if self.schedule.rows > 1 and not keep_together(self.cell, self._inputs(LARGE)):
+            raise Refused("no rows that share weights")
         try:
             return self._print()
         except (Refused, SplitNeeded):
@@ -83,6 +87,12 @@ class Recurrence:
             if columns >= wide and prod(rows) * columns * C_BYTES[ir.C_MEMORY[node.dtype]] >= LARGE:
                 out[name] = Panels(prod(rows), columns, wide)
         return out
+
+    def _inputs(self, least: int) -> set[str]:
+        """The inputs and packed matrices of so many bytes."""
+        shapes = {f"x{i}": (s.shape, s.itemsize) for i, s in enumerate(self.signature.inputs)}
+        shapes |= {name: (n.shape, C_BYTES[ir.C_MEMORY[n.dtype]]) for name, n in self.packed}
+        return {name for name, (shape, each) in shapes.items() if dims.evaluate(product(shape), self.hints) * each >= least}
 
     def _elements(self, name: str, node: Node) -> Dim:
         return self.panels[name].elements if name in self.panels else product(node.shape)
@@ -288,6 +298,7 @@ class Recurrence:
             former.place(Root("out", t.node, peel(t.node), target=t.name, dtype=t.dtype, strides=t.strides))
         if more is not None:
             hoist(former)
+            tile(former, self.schedule.rows)
         return self._text(former, Quiet if more is not None else Before)
 
     def _text(self, former: Former, kind: type[Quiet]) -> _Part:
@@ -297,7 +308,7 @@ class Recurrence:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
             printed = kind(former, sweep, schedule, body, self.counter)
-            printed.used, printed.panels = used, self.panels
+            printed.used, printed.panels, printed.afar = used, self.panels, self._inputs(FAR)
             with body.block(""):
                 printed.write()
         kept = [(n, node.ctype, product(shape)) for n, (node, shape) in former.buffers.items() if n in used]

@@ -96,8 +96,10 @@ class Sweep:
     reduced_rows: frozenset[str] | None = None
     segments: list[list[Segment]] = field(default_factory=list)
     table: Table = field(default_factory=Table)
-    hoisted: dict[tuple[Node, Index], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    hoisted: dict[tuple[Node, Index], tuple[str, ir.Shape, Index]] = field(default_factory=dict)  # buffer, its shape, the place
     across: str = ""  # the row axis that is the vector axis, for rows too short to be vectors
+    tile: int = 0  # how many rows a step takes at once: each has roots of its own
+    tiled: str = ""  # the axis of tiles, where there are several: it runs inside the vector axis
     fresh: int = 0
 
     def copy(self) -> Sweep:
@@ -389,9 +391,8 @@ class Former:
 
         def resolve(node: Node, index: Index) -> Inst | None:
             if (node, index) in sweep.hoisted:
-                name, axes = sweep.hoisted[node, index]
-                where = tuple(Affine.axis(a) for a in axes)
-                return puller.load(name, ir.STORED_AS[node.ctype], contiguous(tuple(sweep.sizes[a] for a in axes)), where, node)
+                name, shape, where = sweep.hoisted[node, index]
+                return puller.load(name, ir.STORED_AS[node.ctype], contiguous(shape), where, node)
             if id(node) in self.staged:
                 return puller.value(self.staged[id(node)], index)
             known = self._here(sweep, node)
@@ -497,7 +498,8 @@ class Former:
 
     def unit_axis(self, sweep: Sweep) -> str | None:
         """The axis along which most of the traffic is contiguous; ties go to the innermost. Where rows are reduced
-        late, the rows that are kept are no choice."""
+        late, the rows that are kept are no choice. What is read again and again has no voice, but where nothing else
+        has one in a loop's step: a batch's rows read the same weights."""
         if sweep.across:
             return sweep.across
         among = [a for a in sweep.order if sweep.reduced_rows is None or a in sweep.content or a in sweep.reduced_rows]
@@ -505,12 +507,14 @@ class Former:
         votes: dict[str, float] = {}
         moved: list[tuple[Affine, float]] = [(i.at, self.extent(sweep, i.axes)) for i in self.loads(sweep)]
         moved += [(r.store_at, 1.5 * self.extent(sweep, r.axes)) for r in sweep.roots if r.kind != "fold"]
-        for at, elements in moved:
-            for a in among:
-                if at.coefficient(a) == 1 and elements * 8 >= full:
-                    votes[a] = votes.get(a, 0.0) + elements
-        good = [a for a in votes if self.hint(sweep.sizes[a]) > 1]
-        return max(good, key=lambda a: (votes[a], sweep.order.index(a)), default=None)
+        for least in (full, 0) if self.outer else (full,):
+            for at, elements in moved:
+                for a in among:
+                    if at.coefficient(a) == 1 and elements * 8 >= least and self.hint(sweep.sizes[a]) > 1:
+                        votes[a] = votes.get(a, 0.0) + elements
+            if votes:
+                break
+        return max(votes, key=lambda a: (votes[a], sweep.order.index(a)), default=None)
 
     def stride_of(self, sweep: Sweep, axis: str) -> int:
         """The axis' step in the largest load, by the hints."""

@@ -122,6 +122,15 @@ template <class T, int N> AK_INLINE vec<T, N> operator~(const vec<T, N>& a) {
   if constexpr (is_wide<T, N>) { return {~a.lo, ~a.hi}; } else { return vec<T, N>(~a.r); }
 }
 
+// The vector, in registers: its users do not each read it from memory again.
+template <class T, int N> AK_INLINE vec<T, N> in_registers(vec<T, N> a) {
+  if constexpr (is_wide<T, N>) { return {in_registers(a.lo), in_registers(a.hi)}; }
+#if defined(__x86_64__)
+  else if constexpr (sizeof(a.r) == AK_BYTES) { asm("" : "+v"(a.r)); return a; }
+#endif
+  else { return a; }
+}
+
 // ---- conversion and bits ----
 template <class To, class T, int N> AK_INLINE vec<To, N> to(const vec<T, N>& a) {
   if constexpr (std::is_same_v<To, T>) { return a; }
