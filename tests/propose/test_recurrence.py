@@ -131,3 +131,53 @@ def test_a_sum_over_the_whole_length_is_refused() -> None:
     region = capture_recurrence(centred, [torch.randn(3, 40, 10), torch.randn(3, 10)]).captured.region
     with pytest.raises(Refused, match="whole length"):
         generate(region.signature, Schedule(), region.sizes, 2)
+
+
+def tiled(name: str, args: list[torch.Tensor], folder: Path, rows: int, lanes: int) -> str:
+    """The text of the kernel that takes rows in tiles, after its results were compared to the reference's."""
+    function, _args, module = make(name)
+    whole = capture_recurrence(function, args, module)
+    region = whole.captured.region
+    kernel = generate(region.signature, Schedule(lanes=lanes, rows=rows), region.sizes, 2)
+    library = compile_all({"tiled": kernel.text}, folder)
+    inputs = [args[i] for i in whole.order]
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        compare(region, inputs, run(library.tiled, kernel, region.signature, inputs), f"{name} {rows} {lanes}")
+    return kernel.text
+
+
+def lstm_of(batch: int, heads: int, d: int, t: int = 29) -> list[torch.Tensor]:
+    shapes = (batch, t, 4, heads, d), (4, heads, d, d), (4, heads, d), (batch, heads, d), (batch, heads, d)
+    return [torch.randn(*s) / (d**0.5 if k == 1 else 1) for k, s in enumerate(shapes)]
+
+
+@pytest.mark.parametrize(("batch", "rows", "high", "left"), [(8, 6, 4, 0), (7, 6, 4, 3), (5, 6, 5, 0), (2, 3, 2, 0)])
+def test_a_batch_is_multiplied_in_tiles(tmp_path: Path, batch: int, rows: int, high: int, left: int) -> None:
+    torch.manual_seed(SEED)
+    text = tiled("lstm", lstm_of(batch, 2, 40), tmp_path, rows, 16)
+    assert text.count("multiply_add(") == high + left and text.count("in_registers(") == 1 + (left > 0)
+
+
+def test_tiles_of_other_cells(tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    b, i, d = 6, 24, 72  # slstm asks whether all rows are zero, so that no row is a slice
+    slstm = [torch.randn(5, 29, 4, 1, 64), torch.randn(4, 1, 64, 64) / 8, torch.randn(4, 1, 64)]
+    elman = [torch.randn(b, 29, i), torch.randn(i, d) / 5, torch.randn(d, d) / 9, torch.randn(d), torch.randn(b, d)]
+    for number, (name, args) in enumerate({"slstm": slstm, "elman": elman}.items()):
+        (tmp_path / str(number)).mkdir()
+        assert "in_registers(" in tiled(name, args, tmp_path / str(number), 4, 8)
+
+
+def test_rows_that_share_nothing_are_refused() -> None:
+    function, args, module = make("wkv7")
+    region = capture_recurrence(function, args, module).captured.region
+    with pytest.raises(Refused, match="share weights"):
+        generate(region.signature, Schedule(lanes=8, rows=4), region.sizes, 2)
+
+
+def test_large_panels_are_walked_to_and_fro(tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    for batch, rows in ((1, 1), (3, 3)):
+        (tmp_path / str(batch)).mkdir()
+        assert "each_way<L>(t & 1" in tiled("lstm", lstm_of(batch, 1, 128), tmp_path / str(batch), rows, 32)

@@ -235,13 +235,11 @@ def find_parallel(cell: Cell, enough: int) -> None:
             cell.parallel.append((*found, cell.state[0].shape[d]))
 
 
-def keep_together(cell: Cell, weights: Collection[str]) -> bool:
-    """Take the dimensions along which a sum reads the same of one of these inputs out of the parallel ones; whether there were
-    any."""
+def keep_together(cell: Cell, weights: Collection[str]) -> None:
+    """Take the dimensions along which a sum reads the same of one of these inputs out of the parallel ones."""
     together = [entry for entry in cell.parallel if _same_along(cell, entry[0], weights)]
     cell.parallel = [entry for entry in cell.parallel if entry not in together]
     cell.together = together
-    return bool(together)
 
 
 def _same_along(cell: Cell, where: Mapping[int, int], weights: Collection[str]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.cell import TIME
 from torch_autokernel.propose.emit import SweepText
@@ -42,6 +43,9 @@ class Panels:
         return Affine.of(dict(parts[0]), row), Affine.of(dict(parts[1]), column)
 
 
+FAR_PANELS = 1 << 18
+
+
 class NoPanels(Exception):
     """A packed matrix is read in a way that panels do not serve."""
 
@@ -59,18 +63,28 @@ class Quiet(SweepText):
         return
 
     def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
-        """Tiles of rows go inside the vector axis: what they share stays in the first cache."""
-        tiled = self.sweep.tiled
-        if tiled not in self.rows:
+        """Tiles of rows go inside the vector axis: what they share stays in the first cache. Panels that are more than a second
+        cache holds are walked to and fro, so that a step begins with those that it has."""
+        inside = [a for a in (self.sweep.tiled,) if a in self.rows]
+        outer = [a for a in self.rows if a != self.vector and a not in inside]
+        turns = self.vector in self.rows and not self.sweep.cuts and self._read() >= FAR_PANELS
+        if not inside and not (turns and not outer):
             super()._write_rows(ranges, groups)
             return
 
         def step() -> None:
-            with self.out.block(f"each<L>(0, {size_text(self.sizes[self.vector])}, [&](int64_t j, auto m) AK_BODY", "});"):
-                with self.out.block(self.loop(tiled, self.whole(tiled))):
-                    self.row_body(groups[0])
+            way = f"each_way<L>({TIME[1:]} & 1, " if turns else "each<L>("
+            with self.out.block(f"{way}0, {size_text(self.sizes[self.vector])}, [&](int64_t j, auto m) AK_BODY", "});"):
+                self._nested([self.loop(a, self.whole(a)) for a in inside], lambda: self.row_body(groups[0]))
 
-        self._nested([self.loop(a, self.whole(a)) for a in self.rows if a not in (self.vector, tiled)], step)
+        self._nested([self.loop(a, self.whole(a)) for a in outer], step)
+
+    def _read(self) -> int:
+        """Bytes of packed matrices that a step of the loop reads here."""
+        if TIME not in self.former.outer:
+            return 0
+        packed = {(i.tensor, i.at): i for i in self.former.loads(self.sweep) if i.tensor in self.panels}
+        return sum(DTYPE_BYTES[i.dtype] * self.elements([self.sweep.sizes[a] for a in i.axes]) for i in packed.values())
 
     def _in_panels(self, tensor: str, at: Affine) -> tuple[str, int]:
         """The pointer, and the step from lane to lane."""

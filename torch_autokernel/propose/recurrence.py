@@ -59,6 +59,7 @@ class Recurrence:
         self.cell = read(signature)
         self.strides: dict[str, tuple[Dim, ...]] = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
         self.counter = [0]
+        self.tiled = False
         self.packed: list[tuple[str, Node]] = []
         self.own: dict[int, tuple[Dim, ...]] = {}  # the steps of a state's dimensions within a slice
 
@@ -66,15 +67,18 @@ class Recurrence:
         self._pack()
         self.panels = self._panels()
         find_parallel(self.cell, 2 * self.threads)
-        if self.schedule.rows > 1 and not keep_together(self.cell, self._inputs(LARGE)):
-            raise Refused("no rows that share weights")
+        if self.schedule.rows > 1:
+            keep_together(self.cell, self._inputs(LARGE))
         try:
-            return self._print()
+            made = self._print()
         except (Refused, SplitNeeded):
             if not self.cell.parallel:
                 raise
             self.cell.parallel = []
-            return self._print()
+            made = self._print()
+        if self.schedule.rows > 1 and not self.tiled:
+            raise Refused("no rows that share weights")
+        return made
 
     # ---- weights ----
     def _panels(self) -> dict[str, Panels]:
@@ -299,6 +303,7 @@ class Recurrence:
         if more is not None:
             hoist(former)
             tile(former, self.schedule.rows)
+            self.tiled |= any(sweep.tile for sweep in former.sweeps)
         return self._text(former, Quiet if more is not None else Before)
 
     def _text(self, former: Former, kind: type[Quiet]) -> _Part:

@@ -20,6 +20,14 @@ template <int N, class Body> AK_INLINE void each_whole(int64_t from, int64_t to,
 }
 
 AK_INLINE int64_t cdiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// The steps from the last to the first where `back`, as `each` otherwise.
+template <int N, class Body> AK_INLINE void each_way(bool back, int64_t from, int64_t to, Body&& body) {
+  const int64_t steps = cdiv(to - from, N);
+  for (int64_t i = 0; i < steps; ++i) {
+    const int64_t j = from + (back ? steps - 1 - i : i) * N;
+    if (j + N <= to) { body(j, all<N>{}); } else { body(j, first<N>{to - j}); }
+  }
+}
 // A sum over `steps` in three levels, none of them long: terms of a run, runs of a group (as many), groups. So rounding errors
 // grow with the sixth root of the length. At least 32.
 AK_INLINE int64_t run_length(int64_t steps) {
