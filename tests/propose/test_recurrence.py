@@ -21,20 +21,23 @@ SEED = 20261125
 QUICK = ("elman", "gated")
 
 
-def build(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0) -> tuple[dict[str, tuple[Region, Kernel, tuple[int, ...]]], ctypes.CDLL]:
+def build(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0, **more: int) -> tuple[dict[str, tuple[Region, Kernel, tuple[int, ...]]], ctypes.CDLL]:
     made = {}
     for name in names:
         function, args, module = make(name)
         whole = capture_recurrence(function, args, module)
         region = whole.captured.region
         sizes = dict.fromkeys(region.sizes, steps) if steps else region.sizes
-        made[name] = region, generate(region.signature, Schedule(lanes=lanes), sizes, 2), whole.order
+        try:
+            made[name] = region, generate(region.signature, Schedule(lanes=lanes, **more), sizes, 1 if more else 2), whole.order
+        except Refused as reason:
+            assert more and "share" in str(reason)
     return made, compile_all({n: k.text for n, (_r, k, _o) in made.items()}, folder)
 
 
-def check(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0) -> None:
+def check(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0, **more: int) -> set[str]:
     torch.manual_seed(SEED)
-    made, library = build(names, folder, lanes, steps)
+    made, library = build(names, folder, lanes, steps, **more)
     for name, (region, kernel, order) in made.items():
         for length in (29, 1 + (name == "differences"), 2, 64):
             _function, args, module = make(name, length)
@@ -43,6 +46,7 @@ def check(names: tuple[str, ...], folder: Path, lanes: int, steps: int = 0) -> N
             for threads in (1, 2):
                 torch.set_num_threads(threads)
                 compare(region, inputs, run(getattr(library, name), kernel, region.signature, inputs), f"{name} {length}")
+    return set(made)
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +117,18 @@ def test_every_cell(tmp_path: Path, lanes: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("lanes", "rows"), [(8, 14), (16, 4)])
+def test_every_cell_in_tiles(tmp_path: Path, lanes: int, rows: int) -> None:
+    made = check(CELLS, tmp_path, lanes, rows=rows)
+    assert {"lstm", "selective", "slstm"} <= made and "gated" not in made
+
+
+@pytest.mark.slow
+def test_every_cell_with_vectors_along_slices(tmp_path: Path) -> None:
+    assert {"lstm", "selective"} <= check(CELLS, tmp_path, 8, columns=1)
+
+
+@pytest.mark.slow
 def test_rows_and_heads_are_shared_out_where_they_are_independent(tmp_path: Path) -> None:
     for name, parallel in (("lstm", True), ("wkv7", True), ("slstm", False)):  # slstm asks whether all rows are zero
         function, args, module = make(name)
@@ -170,7 +186,7 @@ def test_tiles_of_other_cells(tmp_path: Path) -> None:
 
 
 def test_rows_that_share_nothing_are_refused() -> None:
-    function, args, module = make("wkv7")
+    function, args, module = make("gated")
     region = capture_recurrence(function, args, module).captured.region
     with pytest.raises(Refused, match="share weights"):
         generate(region.signature, Schedule(lanes=8, rows=4), region.sizes, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -57,6 +57,9 @@ PRODUCTS: Mapping[str, Callable[[Call], Any]] = {
 
 
 # ---- the cell ----
+Parallel = tuple[dict[int, int], dict[int, int], Dim]  # the dimension by state, by result, and its size
+
+
 @dataclass
 class Out:
     """A result of the loop: each step's `node` along a new dimension `dim` (backwards or not), or the last step's; `carry` is
@@ -82,8 +85,8 @@ class Cell:
     outs: list[Out]
     held: list[Node]
     results: list[Node]
-    parallel: list[tuple[dict[int, int], dict[int, int], Dim]] = field(default_factory=list)
-    together: list[tuple[dict[int, int], dict[int, int], Dim]] = field(default_factory=list)  # would be parallel, but share weights
+    parallel: list[Parallel] = field(default_factory=list)
+    together: list[Parallel] = field(default_factory=list)  # would be parallel, but rows share what they read
 
 
 def read(signature: Signature) -> Cell:
@@ -235,17 +238,46 @@ def find_parallel(cell: Cell, enough: int) -> None:
             cell.parallel.append((*found, cell.state[0].shape[d]))
 
 
-def keep_together(cell: Cell, weights: Collection[str]) -> None:
-    """Take the dimensions along which a sum reads the same of one of these inputs out of the parallel ones."""
-    together = [entry for entry in cell.parallel if _same_along(cell, entry[0], weights)]
-    cell.parallel = [entry for entry in cell.parallel if entry not in together]
-    cell.together = together
+def keep_together(cell: Cell, weights: Collection[str], enough: int) -> bool:
+    """Take dimensions out of the parallel ones, for tiles of rows: those along which a sum reads the same of one of these
+    inputs, or else the last. Whether there were any."""
+    cell.together = [entry for entry in cell.parallel if any(_alike(cell, entry[0], weights))]
+    cell.parallel = [entry for entry in cell.parallel if entry not in cell.together]
+    cell.together = cell.together or keep_one(cell, enough)
+    return bool(cell.together)
 
 
-def _same_along(cell: Cell, where: Mapping[int, int], weights: Collection[str]) -> bool:
-    reads = [_reads(n, "a", {where[i]: "^p"}) for i, n in enumerate(cell.then)]
-    read = [frozenset(a for e in index for a in e.axes) for r in reads for label, index in r.states if label in weights]
-    return any(not axes & {"^p", TIME} and any(a.startswith("k") for a in axes) for axes in read)
+def keep_one(cell: Cell, enough: int) -> list[Parallel]:
+    """Take the last of the parallel dimensions along which a step reads the same of anything out of them and give it, if there
+    are enough slices without it."""
+    for entry in reversed(cell.parallel):
+        others = [e for e in cell.parallel if e is not entry]
+        if prod(n for _w, _o, n in others if isinstance(n, int)) >= enough and any(_alike(cell, entry[0])):
+            cell.parallel = others
+            return [entry]
+    return []
+
+
+def _alike(cell: Cell, where: Mapping[int, int], weights: Collection[str] = ()) -> Iterator[bool]:
+    """For each input that a step reads, whether that is the same along a dimension; of `weights`, what sums read in every step."""
+    states = {n.label for n in cell.state}
+    for n, d in ((n, where[i]) for i, n in enumerate(cell.then)):
+        for label, index in _reads(n, "a", {d: "^p"}).states:
+            axes = {a for e in index for a in e.axes}
+            if weights:
+                yield label in weights and not axes & {"^p", TIME} and any(a.startswith("k") for a in axes)
+            else:
+                yield label not in states and "^p" not in axes and bool(axes - {TIME})
+
+
+def read_along(cell: Cell, where: Mapping[int, int]) -> dict[str, int]:
+    """The dimension of each input that a dimension of the states walks along by itself."""
+    out = {}
+    for n, d in ((n, where[i]) for i, n in enumerate(cell.then)):
+        for label, index in _reads(n, "a", {d: "^p"}).states:
+            if (found := _only(index, "^p")) is not None:
+                out[label] = found
+    return out
 
 
 def _shares(cell: Cell, where: Mapping[int, int]) -> bool:
@@ -384,12 +416,15 @@ class Slicer:
             return ir.view(cut, n.shape, lambda s, i: tuple(e for d, e in enumerate(i) if d not in fixed))
         return replace(n, args=args) if any(a is not b for a, b in zip(args, n.args, strict=True)) else n
 
+    def reads(self, node: Node) -> Reads:
+        """What a node of one slice reads, over the axes `z0`, `z1`, ... of its dimensions."""
+        return _reads(node, "z", {}, {a: Range(0, n) for a, (_w, _o, n) in zip(self.axes, self.cell.parallel, strict=True)})
+
     def check(self, nodes: Sequence[Node]) -> None:
         """Raises Refused where a slice would read another slice's state, or add up over the whole length."""
         number = {n.label: i for i, n in enumerate(self.cell.state)}
-        outer = {a: Range(0, n) for a, (_w, _o, n) in zip(self.axes, self.cell.parallel, strict=True)}
         for node in nodes:
-            reads = _reads(node, "z", {}, outer)
+            reads = self.reads(node)
             for label, index in reads.states:
                 if label in number:
                     for d, a in self.of_state(number[label]).items():

@@ -51,7 +51,8 @@ class Schedule(Choice):
     costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand;
     `moments` how squared deviations are summed (0 by size, 1 in one pass with the mean, 2 after the mean);
     `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows; `rows` of a batch
-    that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself)."""
+    that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself). A
+    loop's `columns` is 1 where vectors run along a dimension of which each position could go through the loop by itself."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -75,8 +76,9 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     native, registers, _l1, l2, threads = machine(arch)
     if has_loop(region.signature):
         tiles = [Schedule(lanes=n * native, rows=(registers - n - 1) // n) for n in (2, 4, 1)]
+        columns = [Schedule(lanes=n * native, columns=1) for n in (4, 8, 2)]
         each = [Schedule(lanes=n * native) for n in (4, 2, 8, 1)]
-        yield from (each[0], *tiles, *each[1:])
+        yield from (each[0], *tiles, *columns, *each[1:])
         return
     large = _result_bytes(region) > 2 * max(1 << 20, l2)
     half = any(s.dtype in ROUNDING for s in (*region.signature.inputs, *region.signature.output_specs))

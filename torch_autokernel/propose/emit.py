@@ -357,7 +357,7 @@ class SweepText(RowText):
 
     def _combine(self, p: Partial, keep: list[str]) -> None:
         """The blocks' partial results folded in order into the reduction's buffer."""
-        target, final = self.former.kept[id(p.root.owner)], self.kept_at(p.root)
+        target, final = self.former.kept[id(p.root.owner)], p.root.kept_at
         row = self._kept_row(keep)
         base = f"p{p.number}" + (f" + {row} * {size_text(mul(self.schedule.blocks, p.extent))}" if row else "")
         saved = dict(self.sizes), dict(self.axis)

@@ -12,7 +12,7 @@ from torch_autokernel.propose.cell import TIME
 from torch_autokernel.propose.emit import SweepText
 from torch_autokernel.propose.index import Affine, Range
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Segment
+from torch_autokernel.propose.sweeps import Root, Segment
 from torch_autokernel.propose.text import affine_text, size_text
 from torch_autokernel.propose.values import BITS, Scope
 
@@ -58,6 +58,7 @@ class Quiet(SweepText):
     pure = False  # states are overwritten where they are read
     panels: Mapping[str, Panels] = {}
     afar: Collection[str] = ()  # inputs that come from memory and not from a cache
+    in_place: Collection[str] = ()  # results that lie where their states lie
 
     def _pragma(self, depth: int) -> None:
         return
@@ -65,7 +66,7 @@ class Quiet(SweepText):
     def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
         """Tiles of rows go inside the vector axis: what they share stays in the first cache. Panels that are more than a second
         cache holds are walked to and fro, so that a step begins with those that it has."""
-        inside = [a for a in (self.sweep.tiled,) if a in self.rows]
+        inside = [a for a in (self.sweep.tiled,) if a in self.rows and self.vector in self.rows]
         outer = [a for a in self.rows if a != self.vector and a not in inside]
         turns = self.vector in self.rows and not self.sweep.cuts and self._read() >= FAR_PANELS
         if not inside and not (turns and not outer):
@@ -85,6 +86,9 @@ class Quiet(SweepText):
             return 0
         packed = {(i.tensor, i.at): i for i in self.former.loads(self.sweep) if i.tensor in self.panels}
         return sum(DTYPE_BYTES[i.dtype] * self.elements([self.sweep.sizes[a] for a in i.axes]) for i in packed.values())
+
+    def _along(self, root: Root) -> bool:
+        return root.target not in self.in_place and super()._along(root)
 
     def _in_panels(self, tensor: str, at: Affine) -> tuple[str, int]:
         """The pointer, and the step from lane to lane."""
@@ -108,7 +112,7 @@ class Quiet(SweepText):
             at = inst.at.plus(inst.at.coefficient(TIME))
             self.out(f"prefetch<L>({inst.tensor} + {affine_text(at, self._axis_names(scope, at))});")
         text = super()._load(inst, scope, element)
-        return f"in_registers({text})" if self.sweep.tile and self.wide(inst) else text
+        return f"in_registers({text})" if self.sweep.tile and not self.inner and self.wide(inst) else text
 
     def _comes_next(self, load: Inst) -> bool:
         """Whether the load is a run out of memory that the next step reads elsewhere: it is fetched while this one computes."""

@@ -207,12 +207,12 @@ class RowText(ValueText):
         else:
             text = self.all_lanes(root.owner.fn, name) if self.inner else name
         self.out(f"const auto {result} = {text};")
-        if (inst := self.folds.get(id(root.owner))) is not None:
+        if (inst := self.folds.get((id(root.owner), root.kept_at))) is not None:
             scope[inst.id] = result
         buffer = self.former.kept.get(id(root.owner), "")
         if buffer in self.used:
             dtype, vector = ir.STORED_AS[root.owner.ctype], not self.inner and bool(self.vector)
-            self.store(buffer, dtype, self.kept_at(root), result, vector, root.owner.ctype)
+            self.store(buffer, dtype, root.kept_at, result, vector, root.owner.ctype)
 
     def _nest(self, segments: list[Segment], which: list[int], loops: list[str], names: Scope, folds: dict[int, str]) -> None:
         """The loops over one segment of the content, or over its pieces together; values stand in the outermost loop that they
@@ -275,7 +275,7 @@ class RowText(ValueText):
 
     def _only_added(self, i: Inst, segment: Segment, which: list[int], todo: list[Inst], folds: dict[int, str]) -> bool:
         """Whether the value is a product that nothing but a fused sum reads."""
-        if not self.fused or i.fn != "mul" or self.inner or any(i in u.args for u in todo):
+        if not self.fused or i.fn != "mul" or any(i in u.args for u in todo):
             return False
         return all(k in folds and self.fold_of(self.sweep.roots[k]) == "sum" for k in which if segment.values[k] is i)
 
@@ -374,6 +374,8 @@ class RowText(ValueText):
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
             if (factors := self._factors(root, value, scope)) is not None:
+                if self.inner:
+                    factors = [self.existing(f, "sum", value.ctype) for f in factors]
                 self.out(f"{accumulator} = multiply_add({', '.join(factors)}, {accumulator});")
             else:
                 self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
@@ -385,7 +387,7 @@ class RowText(ValueText):
 
     def _factors(self, root: Root, value: Inst, scope: Scope) -> list[str] | None:
         """The factors of a product that is added up, where products may be fused with sums."""
-        if not self.fused or self.fold_of(root) != "sum" or self.inner or not self.vector:
+        if not self.fused or self.fold_of(root) != "sum" or not self.vector:
             return None
         if value.kind != "fn" or value.fn != "mul" or value.ctype != "float" or value.id in scope or not self.wide(value):
             return None

@@ -16,7 +16,7 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, keep_together, layout, read
+from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, keep_one, keep_together, layout, read, read_along
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
 from torch_autokernel.propose.hoist import hoist
@@ -26,11 +26,13 @@ from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_fi
 from torch_autokernel.propose.panels import Before, NoPanels, Panels, Quiet
 from torch_autokernel.propose.pull import Puller, Table, unrolls
 from torch_autokernel.propose.row_tiles import tile
-from torch_autokernel.propose.sweeps import Former, Root, contiguous
+from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, contiguous, reach
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 WORTH_PACKING = 3  # steps: a packed matrix is written once and read in each
+WORTH_MOVING = 16  # steps: the same for one that could be read as it lies
+REUSED = 4  # how often a factor's element must be used for computing it ahead of the sum
 FAR = 1 << 22  # bytes of an input from which the next step's part is fetched ahead
 AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
@@ -39,6 +41,7 @@ AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 class _Part:
     lines: list[str]
     bytes: int
+    in_place: frozenset[str]  # what is written where the state before it lies
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,12 @@ class Recurrence:
         self.panels = self._panels()
         find_parallel(self.cell, 2 * self.threads)
         if self.schedule.rows > 1:
-            keep_together(self.cell, self._inputs(LARGE))
+            keep_together(self.cell, self._inputs(LARGE), self.threads)
+        if self.schedule.columns:
+            kept = keep_one(self.cell, self.threads)
+            if not kept:
+                raise Refused("no slices that share what they read")
+            self._turn(read_along(self.cell, kept[0][0]))
         try:
             made = self._print()
         except (Refused, SplitNeeded):
@@ -91,6 +99,14 @@ class Recurrence:
             if columns >= wide and prod(rows) * columns * C_BYTES[ir.C_MEMORY[node.dtype]] >= LARGE:
                 out[name] = Panels(prod(rows), columns, wide)
         return out
+
+    def _turn(self, along: Mapping[str, int]) -> None:
+        """Lay out what is computed before the loop so that these dimensions are dense."""
+        for name, node in self.packed:
+            if name in along and name not in self.panels:
+                order = [d for d in range(len(node.shape)) if d != along[name]] + [along[name]]
+                steps = dict(zip(order, contiguous(tuple(node.shape[d] for d in order)), strict=True))
+                self.strides[name] = tuple(steps[d] for d in range(len(order)))
 
     def _inputs(self, least: int) -> set[str]:
         """The inputs and packed matrices of so many bytes."""
@@ -132,7 +148,10 @@ class Recurrence:
         if dims.evaluate(self.cell.steps, self.hints) < WORTH_PACKING:
             return factor
         base = factor.args[0]
-        if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape) or self._dense(base):
+        if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape):
+            return factor
+        large = prod(base.shape) * C_BYTES[ir.C_MEMORY[base.dtype]] >= 8 * LARGE  # type: ignore[type-var,operator]
+        if self._dense(base) and not (large and dims.evaluate(self.cell.steps, self.hints) >= WORTH_MOVING):
             return factor
         return replace(factor, args=(self._kept(base, replaced),))
 
@@ -217,7 +236,7 @@ class Recurrence:
             "first": self._part(first, {}), "step": self._part([*targets, *steps], {TIME: Range(0, cell.steps)}),
             "after": self._part(after, {}),
         }  # fmt: skip
-        packing = [self._part([_Target(n, name, self._held(n), contiguous(n.shape))], None) for name, n in self.packed]
+        packing = [self._part([_Target(n, name, self._held(n), self.strides[name])], None) for name, n in self.packed]
         return self._assemble(states, size, parts, packing, pointers)
 
     def _held(self, node: Node) -> str:
@@ -296,8 +315,9 @@ class Recurrence:
         if more is not None:
             former.outer = {**self.outer, **more}
         for reduction in _sums([t.node for t in targets]):
-            operand = reduction.args[0]
-            former.place(Root("fold", operand, peel(operand), owner=reduction))
+            made = self._factors_first(former, reduction)
+            operand = made.args[0]
+            former.place(Root("fold", operand, peel(operand), owner=made))
         for t in targets:
             former.place(Root("out", t.node, peel(t.node), target=t.name, dtype=t.dtype, strides=t.strides))
         if more is not None:
@@ -306,20 +326,58 @@ class Recurrence:
             self.tiled |= any(sweep.tile for sweep in former.sweeps)
         return self._text(former, Quiet if more is not None else Before)
 
+    def _factors_first(self, former: Former, sum_: Node) -> Node:
+        """The sum over products, with those factors read from where a sweep before it computes them that cost something and
+        are used often."""
+        operand = sum_.args[0]
+        if operand.kind == "view" and operand.args[0].kind == "point":  # a slice of the product is the product of slices
+            pull, whole = operand.pull, operand.args[0]
+            assert pull is not None
+            through = [ir.view(a, operand.shape, lambda s, i, a=a: ir.broadcast(pull(s, i), a.shape)) for a in whole.args]  # type: ignore[misc]
+            operand = replace(whole, shape=operand.shape, args=tuple(through))
+        if operand.kind != "point" or operand.fn != "mul" or any(not isinstance(s, int) for s in operand.shape):
+            return sum_
+        factors = tuple(self._first(former, f, operand.shape) for f in operand.args)
+        if all(a is b for a, b in zip(factors, operand.args, strict=True)):
+            return sum_
+        former.staged[id(sum_)] = replace(sum_, args=(replace(operand, args=factors),))
+        return former.staged[id(sum_)]
+
+    def _first(self, former: Former, factor: Node, shape: ir.Shape) -> Node:
+        """The factor of a product of this shape, read from where it is computed once, where that pays."""
+        nodes = operands_first([factor])
+        if sum(n.kind == "point" for n in nodes) < 2 or any(n.kind == "iota" for n in nodes):
+            return factor
+        try:
+            axes = {a for _label, index in self.slicer.reads(factor).states for i in index for a in i.axes}
+        except (Refused, SplitNeeded):
+            return factor
+        own = tuple(n if f"z{d}" in axes else 1 for d, n in enumerate(factor.shape))
+        if prod(shape) < REUSED * prod(own):  # type: ignore[type-var,operator]
+            return factor
+        base = ir.view(factor, own, lambda s, i: i)
+        kept = ir.view(base, own, lambda s, i: i, lambda s, i: i)
+        name = former.kept[id(kept)] = f"w{len(former.kept)}"
+        former.buffers[name], former.strides[name] = (kept, own), contiguous(own)
+        former.place(Root("keep", kept, base, target=name, dtype=former.stored(kept), strides=contiguous(own), owner=kept))
+        return ir.expand(kept, factor.shape)
+
     def _text(self, former: Former, kind: type[Quiet]) -> _Part:
         schedule = replace(self.schedule, stream=0)
         used, body = used_buffers(former), Writer()
+        in_place = _in_place(former)
         for sweep in former.sweeps:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
             printed = kind(former, sweep, schedule, body, self.counter)
             printed.used, printed.panels, printed.afar = used, self.panels, self._inputs(FAR)
+            printed.in_place = in_place
             with body.block(""):
                 printed.write()
         kept = [(n, node.ctype, product(shape)) for n, (node, shape) in former.buffers.items() if n in used]
         head = ["char* room = own;"] if kept else []
         head += [f"{ctype}* {n} = take<{ctype}>(room, {size_text(count)});" for n, ctype, count in kept]
-        return _Part([*head, *body.lines], sum(_padded(count, ctype) for _n, ctype, count in kept))
+        return _Part([*head, *body.lines], sum(_padded(count, ctype) for _n, ctype, count in kept), in_place)
 
     # ---- the file ----
     def _assemble(self, states: list[tuple[str, str, Dim]], size: int, parts: dict[str, _Part], packing: list[_Part],
@@ -358,13 +416,17 @@ class Recurrence:
             for name, n in zip(names, sizes, strict=True):
                 number = name if number == "0" else f"({number} * {n} + {name})"
             out(f"char* own = free_ + {number} * int64_t({each});")
-            out(*(f"{ctype}* {name} = take<{ctype}>(own, {size_text(count)});" for name, ctype, count in states))
+            in_place = parts["step"].in_place
+            for name, ctype, count in states:
+                where = name.replace("next", "state") if name in in_place else f"take<{ctype}>(own, {size_text(count)})"
+                out(f"{ctype}* {name} = {where};")
             out(*(f"{ctype}* __restrict const {name} = {at};" for name, ctype, at, moving in pointers if not moving))
             self._block(out, parts["first"])
             with out.block(f"for (int64_t t = 0; t < {size_text(self.cell.steps)}; ++t)"):
                 out(*(f"{ctype}* __restrict const {name} = {at};" for name, ctype, at, moving in pointers if moving))
                 self._block(out, parts["step"])
-                out(*(f"std::swap(state{i}, next{i});" for i in range(len(self.cell.state))))
+                swapped = [i for i in range(len(self.cell.state)) if f"next{i}" not in in_place]
+                out(*(f"std::swap(state{i}, next{i});" for i in swapped))
             self._block(out, parts["after"])
 
     @staticmethod
@@ -372,6 +434,31 @@ class Recurrence:
         if part.lines:
             with out.block(""):
                 out(*part.lines)
+
+
+def _in_place(former: Former) -> frozenset[str]:
+    """The states whose next values may be written over those before: each element is read where its successor is made, and
+    nowhere after."""
+    found = set()
+    for number, sweep in enumerate(former.sweeps):
+        for target in {r.target for r in sweep.roots if r.target.startswith("next")}:
+            state = target.replace("next", "state")
+            later = any(i.tensor == state for s in former.sweeps[number + 1 :] for i in former.loads_of(s))
+            if not later and all(_read_where_made(sweep, segment, target, state) for g in sweep.segments for segment in g):
+                found.add(target)
+    return frozenset(found)
+
+
+def _read_where_made(sweep: Sweep, segment: Segment, target: str, state: str) -> bool:
+    made = [k for k, r in enumerate(sweep.roots) if r.target == target]
+    stage = min(segment.values[k].stage for k in made)
+    places = {sweep.roots[k].store_at for k in made}
+    for k, value in segment.values.items():
+        loads = [i for i in reach([value]) if i.kind == "load" and i.tensor == state]
+        moved = value.kind == "load" and k not in made  # copied when results are written
+        if loads and (value.stage > stage or moved or any(i.at not in places for i in loads)):
+            return False
+    return True
 
 
 def _padded(count: Dim, ctype: str) -> int:

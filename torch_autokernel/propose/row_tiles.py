@@ -32,19 +32,23 @@ def height(rows: int, most: int) -> int:
 
 
 def _axis(former: Former, sweep: Sweep) -> str:
-    """The longest axis of rows that is absent from what is read along the vector axis; empty where the sweep cannot be tiled."""
+    """The longest axis of rows along which what the sums read is the same: along the vector axis, where that is one of rows,
+    else some of it. Empty where the sweep cannot be tiled."""
     v = former.unit_axis(sweep)
-    if v not in sweep.rows or sweep.cuts or sweep.across or sweep.reduced_rows is not None or not sweep.content:
-        return ""
-    if any(r.role != "row" or r.owner is None or r.owner.fn != "sum" for r in sweep.roots):
+    if v is None or sweep.cuts or sweep.across or sweep.reduced_rows is not None or not sweep.content:
         return ""
     ((segment,),) = sweep.segments
-    values: set[Inst] = reach(list(segment.values.values()))
-    if any(i.stage or i.kind == "scan" for i in values):
+    sums = [k for k, r in enumerate(sweep.roots) if r.role == "row" and r.owner is not None and r.owner.fn == "sum"]
+    rest = [r for k, r in enumerate(sweep.roots) if k not in sums]
+    if not sums or any(r.kind not in ("out", "keep") for r in rest):
         return ""
-    shared = [i for i in values if i.kind in ("load", "index") and v in i.axes]
+    values: set[Inst] = reach([segment.values[k] for k in sums])
+    if any(i.kind == "scan" for i in values):
+        return ""
+    wide = [i for i in values if i.kind in ("load", "index") and v in i.axes]
+    inner = v in sweep.content
     sizes = {a: n for a in sweep.rows if a != v and isinstance(n := sweep.sizes[a], int) and n > 1}
-    free = {a: n for a, n in sizes.items() if shared and not any(a in i.axes for i in shared)}
+    free = {a: n for a, n in sizes.items() if wide and (any if inner else all)(a not in i.axes for i in wide)}
     return max(free, key=lambda a: free[a], default="")
 
 

@@ -69,6 +69,15 @@ class Root:
         return frozenset(a for i in self.into for a in i.axes)
 
     @property
+    def kept_at(self) -> Affine:
+        """Where the root's element of a reduction lies in the reduction's buffer."""
+        assert self.owner is not None
+        at = ZERO
+        for i, s in zip(self.into, contiguous(self.owner.shape), strict=True):
+            at = at + i.times(s)
+        return at
+
+    @property
     def store_at(self) -> Affine:
         at = ZERO
         for i, s in zip(self.into, self.strides, strict=True):
@@ -395,7 +404,7 @@ class Former:
                 return puller.load(name, ir.STORED_AS[node.ctype], contiguous(shape), where, node)
             if id(node) in self.staged:
                 return puller.value(self.staged[id(node)], index)
-            known = self._here(sweep, node)
+            known = self._here(sweep, node, index)
             if known is not None:
                 if known.kind == "scan" and known.index == index:
                     along = [e for d, e in enumerate(index) if d in node.dims]
@@ -406,7 +415,7 @@ class Former:
                 if known.role == "row" and known.into == index:
                     return sweep.table.make(
                         "fold", node.ctype, axes=frozenset(a for i in index for a in i.axes), value=id(node),
-                        stage=levels[id(node)], fn=node.fn, node=node,
+                        stage=levels[id(node)], fn=node.fn, node=node, at=known.kept_at,
                     )  # fmt: skip
                 raise Refused("a result of this very sweep at another row")
             if id(node) in self.home and node.kind in ("reduce", "scan") or id(node) in self.kept:
@@ -421,11 +430,10 @@ class Former:
         return segment
 
     @staticmethod
-    def _here(sweep: Sweep, node: Node) -> Root | None:
-        for r in sweep.roots:
-            if r.owner is node:
-                return r
-        return None
+    def _here(sweep: Sweep, node: Node, index: Index) -> Root | None:
+        """The root that is this reduction or scan; of several rows' the one at this index."""
+        found = [r for r in sweep.roots if r.owner is node]
+        return next((r for r in found if r.into == index), found[0] if found else None)
 
     def _from_workspace(self, puller: Puller, node: Node, index: Index) -> Inst:
         name = self.kept.setdefault(id(node), f"w{len(self.kept)}")

@@ -51,7 +51,7 @@ class ValueText:
         self.sizes = dict(sweep.sizes)
         self.gone = sweep.reduced_rows or frozenset()
         self.tops = [v for g in sweep.segments for s in g for v in s.values.values()]
-        self.folds = {i.value: i for i in reach(self.tops) if i.kind == "fold"}
+        self.folds = {(i.value, i.at): i for i in reach(self.tops) if i.kind == "fold"}
         self.parked: dict[int, Parked] = {}  # by value
         self.states: dict[int, str] = {}  # scan -> the name of its state in the pass at hand
         self.blocks: dict[tuple[str, Affine], str] = {}  # short rows that are turned: tensor and offset of the first column
@@ -107,17 +107,8 @@ class ValueText:
             if r.kind != "fold":
                 out.append(r.store_at)
             elif id(r.owner) in self.former.kept or r.role == "late":
-                out.append(self.kept_at(r))
+                out.append(r.kept_at)
         return out
-
-    @staticmethod
-    def kept_at(root: Root) -> Affine:
-        """Where the root's element of a reduction lies in the reduction's buffer."""
-        assert root.owner is not None
-        at = ZERO
-        for i, s in zip(root.into, contiguous(root.owner.shape), strict=True):
-            at = at + i.times(s)
-        return at
 
     def merged(self, axes: list[str], affines: list[Affine]) -> list[str]:
         """The axes left after merging neighbours that every offset walks as one; the inner one grows."""
