@@ -89,6 +89,14 @@ def _layers(
     return (x.transpose(0, 1) if batch_first else x, *(torch.stack(s) for s in zip(*last, strict=True)))
 
 
+def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """The layer's product for x [T, B, I], as one product of matrices in whichever order x lies: for a transposed x torch makes one
+    of a batch of small ones, at half the speed."""
+    if x.transpose(0, 1).is_contiguous():
+        return F.linear(x.transpose(0, 1), w, b).transpose(0, 1)
+    return F.linear(x.contiguous(), w, b)
+
+
 def _one(
     name: str, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool, back: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -96,7 +104,7 @@ def _one(
     from torch._higher_order_ops.scan import scan_op  # imported here: a warm direct call never needs it
 
     w_ih, w_hh, *rest = params
-    xw = F.linear(x, w_ih, rest.pop(0) if has_biases else None)
+    xw = _linear(x, w_ih, rest.pop(0) if has_biases else None)
     given = [s.contiguous() for s in states]
     *last, y = scan_op(_KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
     return y.flip(0) if back else y, tuple(last)

@@ -147,3 +147,19 @@ class Before(Quiet):
 
     def _pragma(self, depth: int) -> None:
         SweepText._pragma(self, depth)
+
+    def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
+        """A panel after the other, so that what is read across its rows is read while it is in the first cache."""
+        if self.vector not in self.rows or self.sweep.cuts or any(r.target not in self.panels for r in self.sweep.roots):
+            SweepText._write_rows(self, ranges, groups)
+            return
+        size, inside = size_text(self.sizes[self.vector]), [a for a in self.rows if a != self.vector]
+
+        def panel() -> None:
+            with self.out.block(f"each<L>(b * L, least({size}, (b + 1) * L), [&](int64_t j, auto m) AK_BODY", "});"):
+                for a in inside[:-1]:
+                    self.out(self.loop(a, self.whole(a)))
+                with self.out.block(self.loop(inside[-1], self.whole(inside[-1])) if inside else ""):
+                    self.row_body(groups[0])
+
+        self._nested([f"for (int64_t b = 0; b < cdiv({size}, L); ++b)"], panel)

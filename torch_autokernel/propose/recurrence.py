@@ -33,7 +33,7 @@ LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 WORTH_PACKING = 3  # steps: a packed matrix is written once and read in each
 WORTH_MOVING = 16  # steps: the same for one that could be read as it lies
 REUSED = 4  # how often a factor's element must be used for computing it ahead of the sum
-FAR = 1 << 22  # bytes of an input from which the next step's part is fetched ahead
+FAR = 1 << 19  # bytes of an input from which the next step's part is fetched ahead
 AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
 
