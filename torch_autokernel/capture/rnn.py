@@ -18,6 +18,7 @@ from torch_autokernel.core.errors import CaptureError
 
 Tensor = torch.Tensor
 Cell = Callable[..., list[Tensor]]  # states, this step's input, weights -> next states, this step's result
+Direction = tuple[Tensor, tuple[Tensor, ...]]  # all results, and the states after the last step
 
 
 def _lstm(h: Tensor, c: Tensor, xw: Tensor, w: Tensor, *rest: Tensor) -> list[Tensor]:
@@ -49,22 +50,31 @@ def _relu(h: Tensor, xw: Tensor, w: Tensor, *b: Tensor) -> list[Tensor]:
     return [h, h.clone()]
 
 
-_KINDS: dict[str, Cell] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
-FUNCTIONS = {getattr(torch, name): name for name in _KINDS}
+KINDS: dict[str, Cell] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
+FUNCTIONS = {getattr(torch, name): name for name in KINDS}
 
 
-class as_scans(TorchFunctionMode):
-    """Raises CaptureError for what is not written out: packed sequences, dropout between layers."""
+class as_layers(TorchFunctionMode):
+    """Every direction of every layer is `one(name, x, states, params, has_biases, back)`. Raises CaptureError for what is not
+    written out: packed sequences, dropout between layers."""
+
+    def __init__(self, one: Callable[..., Direction]) -> None:
+        super().__init__()
+        self.one = one
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, type(torch.lstm)) and (name := FUNCTIONS.get(func)):
-            return _layers(name, *args, **(kwargs or {}))
+            return _layers(self.one, name, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
+def as_scans() -> as_layers:
+    return as_layers(_scan)
+
+
 def _layers(
-    name: str, x: Tensor, hx: Any, params: Any, has_biases: Any, num_layers: Any, dropout: Any, train: Any, bidirectional: Any,
-    batch_first: Any = None,
+    one: Callable[..., Direction], name: str, x: Tensor, hx: Any, params: Any, has_biases: Any, num_layers: Any, dropout: Any,
+    train: Any, bidirectional: Any, batch_first: Any = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """(y, h_n) or, for an LSTM, (y, h_n, c_n), as `torch.lstm` and the others give it."""
     if not isinstance(has_biases, bool) or batch_first is None:
@@ -82,29 +92,29 @@ def _layers(
         ys = []
         for back in range(directions):
             k = layer * directions + back
-            y, states = _one(name, x, tuple(s[k] for s in first), params[k * each : (k + 1) * each], has_biases, bool(back))
+            y, states = one(name, x, tuple(s[k] for s in first), params[k * each : (k + 1) * each], has_biases, bool(back))
             ys.append(y)
             last.append(states)
         x = torch.cat(ys, -1) if bidirectional else ys[0]
     return (x.transpose(0, 1) if batch_first else x, *(torch.stack(s) for s in zip(*last, strict=True)))
 
 
-def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """The layer's product for x [T, B, I], as one product of matrices in whichever order x lies: for a transposed x torch makes one
-    of a batch of small ones, at half the speed."""
+def product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """The layer's product for x [T, B, I], as one product of matrices in whichever order x lies: for a transposed x torch makes
+    a batch of small ones, at half the speed."""
     if x.transpose(0, 1).is_contiguous():
         return F.linear(x.transpose(0, 1), w, b).transpose(0, 1)
     return F.linear(x.contiguous(), w, b)
 
 
-def _one(
+def _scan(
     name: str, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool, back: bool
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> Direction:
     """One direction of one layer over x [T, B, I]: its results [T, B, H], and its states after the last step."""
     from torch._higher_order_ops.scan import scan_op  # imported here: a warm direct call never needs it
 
     w_ih, w_hh, *rest = params
-    xw = _linear(x, w_ih, rest.pop(0) if has_biases else None)
+    xw = product(x, w_ih, rest.pop(0) if has_biases else None)
     given = [s.contiguous() for s in states]
-    *last, y = scan_op(_KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
+    *last, y = scan_op(KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
     return y.flip(0) if back else y, tuple(last)

@@ -94,7 +94,7 @@ def capture_staged(function: Callable[..., Any], args: Sequence[Any], module: to
         with as_scans():
             return function(*given)
 
-    with _own_weights(module):
+    with own_weights(module):
         gm, out_spec, _names = trace(expanded, args, module, {})
         gm = functional(gm)
     scans = [n for n in gm.graph.nodes if is_scan(n)]
@@ -125,7 +125,7 @@ def _check(graph: fx.Graph, scans: Sequence[fx.Node]) -> None:
 
 
 @contextmanager
-def _own_weights(module: torch.nn.Module | None) -> Any:
+def own_weights(module: torch.nn.Module | None) -> Any:
     """torch's recurrent layers keep a list of their weights, which a trace would leave full of its own tensors."""
     layers = [] if module is None else [m for m in module.modules() if isinstance(m, torch.nn.RNNBase)]
     kept = [{k: list(m.__dict__[k]) for k in ("_flat_weights", "_flat_weight_refs")} for m in layers]

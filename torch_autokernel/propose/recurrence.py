@@ -16,23 +16,25 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.cell import TIME, Out, Slicer, find_parallel, keep_one, keep_together, layout, read, read_along
+from torch_autokernel.propose.cell import TIME, Out, Slicer, read
 from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.factors import factors_first
 from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
 from torch_autokernel.propose.hoist import hoist
+from torch_autokernel.propose.in_place import written_in_place
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
 from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
 from torch_autokernel.propose.panels import Before, NoPanels, Panels, Quiet
 from torch_autokernel.propose.pull import Puller, Table, unrolls
 from torch_autokernel.propose.row_tiles import tile
-from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, contiguous, reach
+from torch_autokernel.propose.slices import find_parallel, keep_one, keep_together, layout, read_along
+from torch_autokernel.propose.sweeps import Former, Root, contiguous
 from torch_autokernel.propose.text import Writer, affine_text, size_text
 
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 WORTH_PACKING = 3  # steps: a packed matrix is written once and read in each
 WORTH_MOVING = 16  # steps: the same for one that could be read as it lies
-REUSED = 4  # how often a factor's element must be used for computing it ahead of the sum
 FAR = 1 << 19  # bytes of an input from which the next step's part is fetched ahead
 AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
@@ -150,7 +152,7 @@ class Recurrence:
         base = factor.args[0]
         if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape):
             return factor
-        large = prod(base.shape) * C_BYTES[ir.C_MEMORY[base.dtype]] >= 8 * LARGE  # type: ignore[type-var,operator]
+        large = prod(base.shape) * C_BYTES[ir.C_MEMORY[base.dtype]] >= 8 * LARGE  # type: ignore[operator]
         if self._dense(base) and not (large and dims.evaluate(self.cell.steps, self.hints) >= WORTH_MOVING):
             return factor
         return replace(factor, args=(self._kept(base, replaced),))
@@ -315,7 +317,7 @@ class Recurrence:
         if more is not None:
             former.outer = {**self.outer, **more}
         for reduction in _sums([t.node for t in targets]):
-            made = self._factors_first(former, reduction)
+            made = factors_first(former, self.slicer, reduction)
             operand = made.args[0]
             former.place(Root("fold", operand, peel(operand), owner=made))
         for t in targets:
@@ -326,46 +328,10 @@ class Recurrence:
             self.tiled |= any(sweep.tile for sweep in former.sweeps)
         return self._text(former, Quiet if more is not None else Before)
 
-    def _factors_first(self, former: Former, sum_: Node) -> Node:
-        """The sum over products, with those factors read from where a sweep before it computes them that cost something and
-        are used often."""
-        operand = sum_.args[0]
-        if operand.kind == "view" and operand.args[0].kind == "point":  # a slice of the product is the product of slices
-            pull, whole = operand.pull, operand.args[0]
-            assert pull is not None
-            through = [ir.view(a, operand.shape, lambda s, i, a=a: ir.broadcast(pull(s, i), a.shape)) for a in whole.args]  # type: ignore[misc]
-            operand = replace(whole, shape=operand.shape, args=tuple(through))
-        if operand.kind != "point" or operand.fn != "mul" or any(not isinstance(s, int) for s in operand.shape):
-            return sum_
-        factors = tuple(self._first(former, f, operand.shape) for f in operand.args)
-        if all(a is b for a, b in zip(factors, operand.args, strict=True)):
-            return sum_
-        former.staged[id(sum_)] = replace(sum_, args=(replace(operand, args=factors),))
-        return former.staged[id(sum_)]
-
-    def _first(self, former: Former, factor: Node, shape: ir.Shape) -> Node:
-        """The factor of a product of this shape, read from where it is computed once, where that pays."""
-        nodes = operands_first([factor])
-        if sum(n.kind == "point" for n in nodes) < 2 or any(n.kind == "iota" for n in nodes):
-            return factor
-        try:
-            axes = {a for _label, index in self.slicer.reads(factor).states for i in index for a in i.axes}
-        except (Refused, SplitNeeded):
-            return factor
-        own = tuple(n if f"z{d}" in axes else 1 for d, n in enumerate(factor.shape))
-        if prod(shape) < REUSED * prod(own):  # type: ignore[type-var,operator]
-            return factor
-        base = ir.view(factor, own, lambda s, i: i)
-        kept = ir.view(base, own, lambda s, i: i, lambda s, i: i)
-        name = former.kept[id(kept)] = f"w{len(former.kept)}"
-        former.buffers[name], former.strides[name] = (kept, own), contiguous(own)
-        former.place(Root("keep", kept, base, target=name, dtype=former.stored(kept), strides=contiguous(own), owner=kept))
-        return ir.expand(kept, factor.shape)
-
     def _text(self, former: Former, kind: type[Quiet]) -> _Part:
         schedule = replace(self.schedule, stream=0)
         used, body = used_buffers(former), Writer()
-        in_place = _in_place(former)
+        in_place = written_in_place(former)
         for sweep in former.sweeps:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
@@ -434,31 +400,6 @@ class Recurrence:
         if part.lines:
             with out.block(""):
                 out(*part.lines)
-
-
-def _in_place(former: Former) -> frozenset[str]:
-    """The states whose next values may be written over those before: each element is read where its successor is made, and
-    nowhere after."""
-    found = set()
-    for number, sweep in enumerate(former.sweeps):
-        for target in {r.target for r in sweep.roots if r.target.startswith("next")}:
-            state = target.replace("next", "state")
-            later = any(i.tensor == state for s in former.sweeps[number + 1 :] for i in former.loads_of(s))
-            if not later and all(_read_where_made(sweep, segment, target, state) for g in sweep.segments for segment in g):
-                found.add(target)
-    return frozenset(found)
-
-
-def _read_where_made(sweep: Sweep, segment: Segment, target: str, state: str) -> bool:
-    made = [k for k, r in enumerate(sweep.roots) if r.target == target]
-    stage = min(segment.values[k].stage for k in made)
-    places = {sweep.roots[k].store_at for k in made}
-    for k, value in segment.values.items():
-        loads = [i for i in reach([value]) if i.kind == "load" and i.tensor == state]
-        moved = value.kind == "load" and k not in made  # copied when results are written
-        if loads and (value.stage > stage or moved or any(i.at not in places for i in loads)):
-            return False
-    return True
 
 
 def _padded(count: Dim, ctype: str) -> int:

@@ -53,7 +53,7 @@ def _axis(former: Former, sweep: Sweep) -> str:
 
 
 def _tiles(former: Former, sweep: Sweep, axis: str, high: int) -> list[Sweep]:
-    whole, left = divmod(int(sweep.sizes[axis]), high)  # type: ignore[arg-type]
+    whole, left = divmod(int(sweep.sizes[axis]), high)
     out = [_unrolled(sweep, axis, Affine.axis(axis).times(high) if whole > 1 else ZERO, high)]
     if left:
         out.append(_unrolled(sweep, axis, Affine((), whole * high), left))

@@ -12,7 +12,7 @@ from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.functions import FOLDS, neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, contiguous, reach
+from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, reach
 from torch_autokernel.propose.text import Writer, affine_text, expression, number, parenthesised, size_text
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
