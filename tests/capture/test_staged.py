@@ -86,6 +86,19 @@ def test_bf16(kind: type[nn.RNNBase], engine: ReferenceEngine) -> None:
     check(kind(5, 7, dtype=torch.bfloat16, batch_first=True), 1, 1, False, engine)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_step_of_one_row(name: str, engine: ReferenceEngine) -> None:
+    check(LAYERS[name](), 1, 1, True, engine)
+
+
+def test_one_step_of_one_row_has_its_product_within_the_loop(engine: ReferenceEngine) -> None:
+    for length, inside in ((1, True), (2, False)):
+        staged = capture_staged(nn.LSTM.forward, [torch.randn(length, 1, 5)], nn.LSTM(5, 7))
+        assert any("mm" in str(n.target) for n in staged.graph.nodes) is not inside
+        assert any(tuple(s.shape) == (28, 5) for s in next(iter(staged.scans.values())).region.signature.inputs) is inside
+
+
 def test_one_region_serves_layers_and_lengths(engine: ReferenceEngine) -> None:
     layer = ak.autokernel(nn.LSTM(7, 7, 3, batch_first=True))
     with torch.no_grad():

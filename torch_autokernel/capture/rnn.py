@@ -96,11 +96,14 @@ def _layers(
             ys.append(y)
             last.append(states)
         x = torch.cat(ys, -1) if bidirectional else ys[0]
-    return (x.transpose(0, 1) if batch_first else x, *(torch.stack(s) for s in zip(*last, strict=True)))
+    alone = one is _scan and len(last) == 1  # nobody records gradients: a view may stand for a copy
+    ends = (s[0].unsqueeze(0) if alone else torch.stack(s) for s in zip(*last, strict=True))
+    return (x.transpose(0, 1) if batch_first else x, *ends)
 
 
 def product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """The layer's product for x [T, B, I], made dense: of a transposed x torch makes a batch of small products, at half the speed."""
+    """The layer's product for x [T, B, I], made dense: of a transposed x torch makes a batch of small products, at half the
+    speed."""
     return F.linear(x.contiguous(), w, b)
 
 
@@ -111,7 +114,21 @@ def _scan(
     from torch._higher_order_ops.scan import scan_op  # imported here: a warm direct call never needs it
 
     w_ih, w_hh, *rest = params
-    xw = product(x, w_ih, rest.pop(0) if has_biases else None)
     given = [s.contiguous() for s in states]
+    if x.shape[0] == 1 and x.shape[1] == 1:  # the products of one vector are sums: the kernel's, too
+        *last, y = scan_op(_with_product(name, has_biases), given, [x], params)
+        return y, tuple(last)
+    xw = product(x, w_ih, rest.pop(0) if has_biases else None)
     *last, y = scan_op(KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
     return y.flip(0) if back else y, tuple(last)
+
+
+def _with_product(name: str, has_biases: bool) -> Cell:
+    """The cell over a step's input itself, with all of the layer's weights."""
+    cell, count = KINDS[name], 2 if name == "lstm" else 1
+
+    def step(*given: Tensor) -> list[Tensor]:
+        states, (x, w_ih, w_hh, *rest) = given[:count], given[count:]
+        return cell(*states, F.linear(x, w_ih, rest.pop(0) if has_biases else None), w_hh, *rest)
+
+    return step
