@@ -197,3 +197,27 @@ def test_large_panels_are_walked_to_and_fro(tmp_path: Path) -> None:
     for batch, rows in ((1, 1), (3, 3)):
         (tmp_path / str(batch)).mkdir()
         assert "each_way<L>(t & 1" in tiled("lstm", lstm_of(batch, 1, 128), tmp_path / str(batch), rows, 32)
+
+
+def stitched(x: torch.Tensor, w: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """The vector that is multiplied is made of two numbers a row, each for half of it, and of a number for each eighth."""
+    for t in range(x.shape[1]):
+        left, right = (1 - x[:, t, :1]) * x[:, t, 1:2], x[:, t, 2:3] * (1 + x[:, t, :1])
+        halves = torch.cat([left.expand(-1, 16), right.expand(-1, 16)], 1)
+        eighths = ((1 - x[:, t, 3:7]) * x[:, t, 3:7]).repeat_interleave(8, 1)
+        h = torch.tanh(h + halves @ w) - eighths @ w
+    return h
+
+
+def test_a_factor_that_is_made_of_pieces(tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    whole = capture_recurrence(stitched, [torch.randn(3, 29, 7), torch.randn(32, 24) / 5, torch.randn(3, 24)])
+    region = whole.captured.region
+    for number, (lanes, rows) in enumerate(((8, 1), (8, 3))):
+        (folder := tmp_path / str(number)).mkdir()
+        kernel = generate(region.signature, Schedule(lanes=lanes, rows=rows), region.sizes, 1)
+        assert "w0" in kernel.text
+        library = compile_all({"stitched": kernel.text}, folder)
+        given = [torch.randn(3, 40, 7), torch.randn(32, 24) / 5, torch.randn(3, 24)]
+        inputs = [given[i] for i in whole.order]
+        compare(region, inputs, run(library.stitched, kernel, region.signature, inputs), str(rows))

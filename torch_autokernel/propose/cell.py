@@ -148,6 +148,7 @@ class Reads:
         self.states: set[tuple[str, Index]] = set()
         self.sums: dict[Node, set[Index]] = {}
         self.costly: set[Index] = set()
+        self.choices: set[Affine] = set()  # what decides which of several pieces is read
         self._seen: set[tuple[int, Index]] = set()
         self._splits: dict[str, Affine] = {}
 
@@ -169,7 +170,7 @@ class Reads:
         parts = Affine.axis(need.axis).times(need.inner) + Affine.axis(inner)
         self._splits.setdefault(need.axis, Affine.axis(need.axis))
         self._splits = {a: e.substitute(need.axis, parts) for a, e in self._splits.items()}
-        self.states, self.sums, self.costly, self._seen = set(), {}, set(), set()
+        self.states, self.sums, self.costly, self.choices, self._seen = set(), {}, set(), set(), set()
         return tuple(i.substitute(need.axis, parts) for i in index)
 
     def _walk(self, node: Node, index: Index) -> None:
@@ -192,6 +193,7 @@ class Reads:
                 todo.append((n.args[0], n.pull(self.space, i)))
             elif n.kind == "pieces":
                 (dim,) = n.dims
+                self.choices.add(i[dim])
                 for part, (_a, _b, offset) in zip(n.args, n.bounds, strict=True):
                     moved = (*i[:dim], i[dim].plus(dims.mul(-1, offset)), *i[dim + 1 :])
                     todo.append((part, ir.broadcast(moved, part.shape)))

@@ -39,9 +39,11 @@ def _first(former: Former, slicer: Slicer, factor: Node, shape: ir.Shape) -> Nod
     if sum(n.kind == "point" for n in nodes) < 2 or any(n.kind == "iota" for n in nodes):
         return factor
     try:
-        axes = {a for _label, index in slicer.reads(factor).states for i in index for a in i.axes}
+        reads = slicer.reads(factor)
     except (Refused, SplitNeeded):
         return factor
+    places = [*(i for _label, index in reads.states for i in index), *reads.choices]
+    axes = {a.partition("'")[0] for i in places for a in i.axes}  # an axis that was split is two, the inner one with a mark
     own = tuple(n if f"z{d}" in axes else 1 for d, n in enumerate(factor.shape))
     if prod(shape) < REUSED * prod(own):  # type: ignore[operator]
         return factor
