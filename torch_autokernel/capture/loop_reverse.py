@@ -187,6 +187,8 @@ class Reverse:
             k = w.outside[use.invariant]
             if use.side is not None:
                 dim = stacked_along(use)
+                if (use.other, dim) not in self.saved:
+                    raise CaptureError("a factor of a product that is not kept")
                 made = result(use.gradient, dim, True)
                 finish.append(Finish(k, made, "product", other=self.saved[use.other, dim], side=use.side))
         for use in joint.uses:

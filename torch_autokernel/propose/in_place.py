@@ -6,25 +6,40 @@ from torch_autokernel.propose.sweeps import Former, Segment, Sweep, reach
 
 
 def written_in_place(former: Former) -> frozenset[str]:
-    """The states whose next values may be written over those before: each element is read where its successor is made, and
-    nowhere after."""
+    """The states whose next values may be written where they lie themselves: each element is read before its successor is
+    written, and nowhere after."""
     found = set()
-    for number, sweep in enumerate(former.sweeps):
-        for target in {r.target for r in sweep.roots if r.target.startswith("next")}:
-            state = target.replace("next", "state")
-            later = any(i.tensor == state for s in former.sweeps[number + 1 :] for i in former.loads_of(s))
-            if not later and all(_read_where_made(sweep, segment, target, state) for g in sweep.segments for segment in g):
-                found.add(target)
+    for target in {r.target for s in former.sweeps for r in s.roots if r.target.startswith("next")}:
+        homes = [n for n, s in enumerate(former.sweeps) if any(r.target == target for r in s.roots)]
+        state = f"state{target.removeprefix('next')}"
+        later = any(i.tensor == state for s in former.sweeps[homes[-1] + 1 :] for i in former.loads_of(s))
+        sweep = former.sweeps[homes[0]]
+        if len(homes) == 1 and not later and all(_read_before(sweep, group, target, state) for group in sweep.segments):
+            found.add(target)
     return frozenset(found)
 
 
-def _read_where_made(sweep: Sweep, segment: Segment, target: str, state: str) -> bool:
+def _read_before(sweep: Sweep, group: list[Segment], target: str, state: str) -> bool:
+    """Whether the sweep reads no element of the state after it has written its successor."""
     made = [k for k, r in enumerate(sweep.roots) if r.target == target]
-    stage = min(segment.values[k].stage for k in made)
-    places = {sweep.roots[k].store_at for k in made}
-    for k, value in segment.values.items():
-        loads = [i for i in reach([value]) if i.kind == "load" and i.tensor == state]
-        moved = value.kind == "load" and k not in made  # copied when results are written
-        if loads and (value.stage > stage or moved or any(i.at not in places for i in loads)):
+    places, first = {sweep.roots[k].store_at for k in made}, min(_when(sweep, group, k) for k in made)
+    for k, root in enumerate(sweep.roots):
+        values = [segment.values[k] for segment in group]
+        places_read = {i.at for i in reach(values) if i.kind == "load" and i.tensor == state}
+        if k in made and not places_read <= {root.store_at}:
+            return False
+        if k in made or not places_read:
+            continue
+        copied = any(v.kind == "load" for v in values)  # read only when the copy is written
+        if copied or not places_read <= places or _when(sweep, group, k) > first:
             return False
     return True
+
+
+def _when(sweep: Sweep, group: list[Segment], k: int) -> tuple[int, int]:
+    """When a root is made, as rows are printed: those within the content pass by pass, each after all that its pass reads at
+    the same place; then the others one by one."""
+    root = sweep.roots[k]
+    if root.axes & frozenset(sweep.content) or root.role == "row":
+        return 0, max(segment.values[k].stage for segment in group)
+    return 1, k

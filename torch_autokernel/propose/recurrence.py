@@ -22,7 +22,7 @@ from torch_autokernel.propose.factors import factors_first
 from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
 from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.in_place import written_in_place
-from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, SplitNeeded, mul, product
+from torch_autokernel.propose.index import ZERO, Affine, CutNeeded, Range, Refused, Space, SplitNeeded, mul, product
 from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.kernel import C_BYTES, Kernel, header, operands_first, parameters, used_buffers
 from torch_autokernel.propose.panels import Before, NoPanels, Panels, Quiet
@@ -84,7 +84,7 @@ class Recurrence:
         except (Refused, SplitNeeded):
             if not self.cell.parallel:
                 raise
-            self.cell.parallel = []
+            self.cell.parallel, self.tiled = [], False
             made = self._print()
         if self.schedule.rows > 1 and not self.tiled:
             raise Refused("no rows that share weights")
@@ -153,7 +153,8 @@ class Recurrence:
         if len(base.shape) < 2 or any(not isinstance(s, int) for s in base.shape):
             return factor
         large = prod(base.shape) * C_BYTES[ir.C_MEMORY[base.dtype]] >= 8 * LARGE  # type: ignore[operator]
-        if self._dense(base) and not (large and dims.evaluate(self.cell.steps, self.hints) >= WORTH_MOVING):
+        worth = large and dims.evaluate(self.cell.steps, self.hints) >= WORTH_MOVING
+        if not worth and self._dense(base):
             return factor
         return replace(factor, args=(self._kept(base, replaced),))
 
@@ -208,7 +209,7 @@ class Recurrence:
         index = tuple(ZERO if s == 1 else Affine.axis(f"z{d}") for d, s in enumerate(node.shape))
         try:
             value = Puller(table, Space(axes), self.strides, lambda n, i: None).value(node, index)
-        except (Refused, SplitNeeded):
+        except (Refused, SplitNeeded, CutNeeded):
             return False
         return value.kind == "load" and value.at.coefficient(f"z{len(node.shape) - 1}") == 1
 
@@ -424,3 +425,5 @@ def generate_loop(signature: Signature, schedule: Schedule, hints: Mapping[str, 
         return Recurrence(signature, schedule, hints, threads).kernel()
     except SplitNeeded as need:
         raise Refused(f"a loop over slices would have to be split by {need.inner}") from need
+    except CutNeeded as need:
+        raise Refused(f"a loop over slices would have to be cut at {need.at}") from need
