@@ -43,7 +43,7 @@ class Panels:
         return Affine.of(dict(parts[0]), row), Affine.of(dict(parts[1]), column)
 
 
-FAR_PANELS = 1 << 18
+TO_AND_FRO = 1 << 18  # bytes of panels that a step reads, from which on they are walked to and fro
 
 
 class NoPanels(Exception):
@@ -68,7 +68,7 @@ class Quiet(SweepText):
         cache holds are walked to and fro, so that a step begins with those that it has."""
         inside = [a for a in (self.sweep.tiled,) if a in self.rows and self.vector in self.rows]
         outer = [a for a in self.rows if a != self.vector and a not in inside]
-        turns = self.vector in self.rows and not self.sweep.cuts and self._read() >= FAR_PANELS
+        turns = self.vector in self.rows and not self.sweep.cuts and self._read() >= TO_AND_FRO
         if not inside and not (turns and not outer):
             super()._write_rows(ranges, groups)
             return

@@ -361,11 +361,14 @@ class RowText(ValueText):
             self.out(f"const auto {name} = {self._load(value, scope, BITS)};")
             self.store(root.target, root.dtype, root.store_at, name, self.wide(value), BITS)
             return
-        if accumulator is None or self._factors(root, value, scope) is None:
-            self.emit_all([value], scope)
-            text, wide = self.name(value, scope), self.wide(value)
-        else:
-            text, wide = "", True
+        factors = None if accumulator is None else self._factors(root, value, scope)
+        if factors is not None:
+            if self.inner:
+                factors = [self.existing(f, "sum", value.ctype) for f in factors]
+            self.out(f"{accumulator} = multiply_add({', '.join(factors)}, {accumulator});")
+            return
+        self.emit_all([value], scope)
+        text, wide = self.name(value, scope), self.wide(value)
         if accumulator is not None:
             text = self.spread(text, wide, value.ctype)
             if gathers(root):
@@ -373,12 +376,7 @@ class RowText(ValueText):
                 return
             if self.inner:
                 text = self.existing(text, self.fold_of(root), value.ctype)
-            if (factors := self._factors(root, value, scope)) is not None:
-                if self.inner:
-                    factors = [self.existing(f, "sum", value.ctype) for f in factors]
-                self.out(f"{accumulator} = multiply_add({', '.join(factors)}, {accumulator});")
-            else:
-                self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
+            self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
         elif root.role == "late":
             self.gather_late(root, text, wide, value.ctype)
         elif root.kind != "scan" or root.target in self.used:

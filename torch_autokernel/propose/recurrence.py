@@ -3,7 +3,8 @@
     pack the weights; for every slice { first states; for t { sums, then states and results }; last states }
 
 Each of these parts is a set of sweeps over one slice (`sweeps.py`, `emit.py`), with the loops over slices and time around
-them. States lie in two buffers a slice that take turns, so that a step reads what the step before it left.
+them. States lie in two buffers a slice that take turns, so that a step reads what the step before it left, or in one
+(`in_place.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from torch_autokernel.propose.text import Writer, affine_text, size_text
 LARGE = 1 << 14  # bytes of a packed matrix from which panels pay
 WORTH_PACKING = 3  # steps: a packed matrix is written once and read in each
 WORTH_MOVING = 16  # steps: the same for one that could be read as it lies
-FAR = 1 << 19  # bytes of an input from which the next step's part is fetched ahead
+APART = 1 << 19  # bytes of an input from which the next step's part is fetched ahead
 AHEAD = 1 << 24  # bytes of a value that is computed before the loop, at most
 
 
@@ -337,7 +338,7 @@ class Recurrence:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
             printed = kind(former, sweep, schedule, body, self.counter)
-            printed.used, printed.panels, printed.afar = used, self.panels, self._inputs(FAR)
+            printed.used, printed.panels, printed.afar = used, self.panels, self._inputs(APART)
             printed.in_place = in_place
             with body.block(""):
                 printed.write()

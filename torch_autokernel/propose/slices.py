@@ -33,7 +33,7 @@ def find_parallel(cell: Cell, enough: int) -> None:
 def keep_together(cell: Cell, weights: Collection[str], enough: int) -> bool:
     """Take dimensions out of the parallel ones, for tiles of rows: those along which a sum reads the same of one of these
     inputs, or else the last. Whether there were any."""
-    cell.together = [entry for entry in cell.parallel if any(_alike(cell, entry[0], weights))]
+    cell.together = [entry for entry in cell.parallel if _share_weights(cell, entry[0], weights)]
     cell.parallel = [entry for entry in cell.parallel if entry not in cell.together]
     cell.together = cell.together or keep_one(cell, enough)
     return bool(cell.together)
@@ -44,22 +44,31 @@ def keep_one(cell: Cell, enough: int) -> list[Parallel]:
     are enough slices without it."""
     for entry in reversed(cell.parallel):
         others = [e for e in cell.parallel if e is not entry]
-        if prod(n for _w, _o, n in others if isinstance(n, int)) >= enough and any(_alike(cell, entry[0])):
+        if prod(n for _w, _o, n in others if isinstance(n, int)) >= enough and _share_anything(cell, entry[0]):
             cell.parallel = others
             return [entry]
     return []
 
 
-def _alike(cell: Cell, where: Mapping[int, int], weights: Collection[str] = ()) -> Iterator[bool]:
-    """For each input that a step reads, whether it is the same along a dimension; of `weights`, what sums read in each step."""
+def _share_weights(cell: Cell, where: Mapping[int, int], weights: Collection[str]) -> bool:
+    """Whether sums read one of these inputs, the same in every step, at the same place for all positions of a dimension."""
+    return any(
+        label in weights and not axes & {"^p", TIME} and any(a.startswith("k") for a in axes)
+        for label, axes in _read_at(cell, where)
+    )
+
+
+def _share_anything(cell: Cell, where: Mapping[int, int]) -> bool:
+    """Whether a step reads something but states and single numbers at the same place for all positions of a dimension."""
     states = {n.label for n in cell.state}
-    for n, d in ((n, where[i]) for i, n in enumerate(cell.then)):
-        for label, index in reads_of(n, "a", {d: "^p"}).states:
-            axes = {a for e in index for a in e.axes}
-            if weights:
-                yield label in weights and not axes & {"^p", TIME} and any(a.startswith("k") for a in axes)
-            else:
-                yield label not in states and "^p" not in axes and bool(axes - {TIME})
+    return any(label not in states and "^p" not in axes and bool(axes - {TIME}) for label, axes in _read_at(cell, where))
+
+
+def _read_at(cell: Cell, where: Mapping[int, int]) -> Iterator[tuple[str, set[str]]]:
+    """Each input that the next states are made of, with the axes of its index; `^p` walks along the dimension."""
+    for i, n in enumerate(cell.then):
+        for label, index in reads_of(n, "a", {where[i]: "^p"}).states:
+            yield label, {a for e in index for a in e.axes}
 
 
 def read_along(cell: Cell, where: Mapping[int, int]) -> dict[str, int]:
