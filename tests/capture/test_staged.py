@@ -342,3 +342,36 @@ def test_only_a_scan_of_torch_makes_a_program() -> None:
 
     assert concerns(made(scan), None) and concerns(by_its_place, None)
     assert not concerns(made(lambda f, h, x: x), None)
+
+
+def test_results_may_be_changed_in_place(engine: ReferenceEngine) -> None:
+    for kind in (nn.LSTM, nn.GRU):
+        plain = kind(5, 7, batch_first=True)
+        layer, x, more = ak.autokernel(copy.deepcopy(plain)), torch.randn(3, 9, 5), nn.Parameter(torch.ones(7))
+        for _ in range(2):
+            found = []
+            for f in (layer, plain):
+                with torch.no_grad():
+                    y, ends = f(x)
+                first = ends[0] if isinstance(ends, tuple) else ends
+                first += more
+                if f is layer:
+                    y += more
+                    y.detach_(), first.detach_()
+                found.append((first.detach(), y.detach() - (more if f is layer else 0)))
+            same(*map(list, found))
+        assert layer.forward.plans, layer.forward.reason
+
+
+def test_a_layers_own_constants_are_watched(engine: ReferenceEngine) -> None:
+    plain = nn.GRU(5, 5)
+    layer, x = ak.autokernel(copy.deepcopy(plain)), torch.randn(9, 9, 5)
+    with torch.no_grad():
+        same(layer(x), plain(x))
+        layer.batch_first = plain.batch_first = True
+        same(layer(x), plain(x))
+    dropping = ak.autokernel(nn.LSTM(5, 7, 2, dropout=0.9)).eval()
+    with torch.no_grad():
+        before = dropping(x)[0]
+        dropping.train()
+        assert not torch.equal(dropping(x)[0], before)

@@ -25,8 +25,7 @@ from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
 from torch_autokernel.capture.direct_training import TrainingPlan, make_training_plan
 from torch_autokernel.capture.holder import nested
-from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, looping, may_be_cut, outside
-from torch_autokernel.capture.layer_training import LAYERS, LayerTrainer
+from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.capture.trial import compiling_pays
 from torch_autokernel.core.config import check_keys, config
@@ -36,6 +35,7 @@ from torch_autokernel.lang.call_cache import DTYPES, MOST_ARGUMENTS, CallCache, 
 log = logging.getLogger(__name__)
 
 _MAX_PLANS = 16
+_LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _MAX_TRIALS = 4
 _MAX_TRAINED = 16
 _BEING_MADE = "it is being looked at"
@@ -55,8 +55,7 @@ class Accelerated:
         self.failed: set[Any] = set()
         self.patience = 0
         self.reason = ""
-        self.loops = goes_over_time(function, module)
-        self.cuts = self.loops or type(module) in LAYERS  # a graph around it
+        self.cuts = goes_over_time(function, module)  # a graph around it
         self.part = False  # of a decorated module, decorated with it
         self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
         self.known: CallCache | None = None  # the plans, and calls that run as they are, asked before anything else
@@ -99,13 +98,11 @@ class Accelerated:
         """The call through torch.compile, or as it is where that was found to be faster for calls of this kind."""
         if self.tries:
             return self._plain(*args, **kwargs)
-        if self.module is not None and (self.parts.found or self.layers.found):
+        if self.parts.found and direct.plain_world() and not config.resolve(self.options).disable:
             kind = self._records(args), *(a.shape for a in args if isinstance(a, torch.Tensor))
-            for parts in (self.parts, self.layers) if kind[0] else (self.parts,):
-                if not parts.unsettled(kind) or not direct.plain_world() or config.resolve(self.options).disable:
-                    continue
+            if self.module is not None and self.parts.unsettled(kind):
                 undo = Undo(self.original, self.module, args)
-                result = parts.settling(kind, lambda: self._plain(*args, **kwargs))
+                result = self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
                 if kwargs or not undo():
                     return result
         if kwargs or (len(self.settled) == _MAX_TRIALS and not any(self.settled.values())):
@@ -128,7 +125,7 @@ class Accelerated:
             return self._plain(*args)
         if kind[0] is None or kind in self.untrained or resolved.disable or self.cuts or self.parts.found or self.tries:
             return direct.MISS
-        if self.tried >= _MAX_TRAINED or type(self.module) in LAYERS:
+        if self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS:
             return direct.MISS
         self.tried += 1
         self.untrained[kind] = _BEING_MADE
@@ -178,34 +175,25 @@ class Accelerated:
 
     def _plain_is_faster(self, args: tuple[Any, ...]) -> bool:
         resolved = config.resolve(self.options)
-        if resolved.disable or type(self.module) in LAYERS:
+        if resolved.disable or type(self.module) in _LAYERS:
             return False
         pays = lambda: compiling_pays(self.original, args, self.module, self._otherwise, resolved)
         return direct.or_reason(pays, resolved, "a call cannot be timed") is False
 
     @functools.cached_property
     def trainer(self) -> Trainer:
-        if self.module is not None and type(self.module) in LAYERS:
-            return LayerTrainer(self.original, self.module, self.options)
         made = Trainer(self.original, self.module, self.options)
         made.loops = made.loops and len(self.parts.found) < 2
         return made
 
     @functools.cached_property
     def parts(self) -> Parts:
-        return Parts(looping(self.module), self._part)
+        def decorate(part: torch.nn.Module) -> Accelerated:
+            made = Accelerated(type(part).forward, part, self.options)
+            made.part = made.tries = True
+            return made
 
-    @functools.cached_property
-    def layers(self) -> Parts:
-        """Torch's recurrent layers within the module: parts where they are trained. In inference they are loops of the whole
-        call's program."""
-        inner = [] if self.module is None else [m for m in self.module.modules() if m is not self.module]
-        return Parts([m for m in inner if type(m) in LAYERS and "forward" not in m.__dict__], self._part)
-
-    def _part(self, part: torch.nn.Module) -> Accelerated:
-        made = Accelerated(type(part).forward, part, self.options)
-        made.part = made.tries = True
-        return made
+        return Parts(self.module, decorate)
 
     @property
     def has_kernels(self) -> bool:
@@ -252,7 +240,7 @@ class Accelerated:
         else:
             self.plans[key] = before
         self._know()
-        if isinstance(plan, str) and plan != direct.SLOWER and self.loops:
+        if isinstance(plan, str) and plan != direct.SLOWER and self.cuts:
             found = plan_around(self.original, args, self.module, resolved, self.options)
             plan = found if isinstance(found, direct.Plan) else f"{plan}; {found}"
         if isinstance(plan, direct.Plan):
@@ -272,7 +260,7 @@ class Accelerated:
         torch.compile leaves as they are."""
         if self._compiled is None:
             target = self._plain
-            if config.resolve(self.options).disable or type(self.module) in LAYERS:
+            if config.resolve(self.options).disable or type(self.module) in _LAYERS:
                 return target
             load_compiler()
             self._compiled = torch.compile(target, backend=backend, options=self.options or None)

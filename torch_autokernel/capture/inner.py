@@ -41,19 +41,14 @@ def goes_over_time(function: Callable[..., Any], module: torch.nn.Module | None 
     return False
 
 
-def looping(module: torch.nn.Module | None) -> list[torch.nn.Module]:
-    """The submodules of a user's that loop over time."""
-    inner = [] if module is None else [m for m in module.modules() if m is not module]
-    own = (m for m in inner if type(m).__module__.split(".")[0] != "torch" and "forward" not in m.__dict__)
-    return [m for m in own if goes_over_time(type(m).forward, m)]
-
-
 class Parts:
-    """Submodules of a decorated module that may have kernels of their own. `decorate(part)` gives what stands in place of a
-    forward."""
+    """The submodules of a decorated module that loop over time. `decorate(part)` gives what stands in place of a forward."""
 
-    def __init__(self, found: list[torch.nn.Module], decorate: Callable[[torch.nn.Module], Any]) -> None:
-        self.found, self.decorate = found, decorate
+    def __init__(self, module: torch.nn.Module | None, decorate: Callable[[torch.nn.Module], Any]) -> None:
+        inner = [] if module is None else [m for m in module.modules() if m is not module]
+        own = (m for m in inner if type(m).__module__.split(".")[0] != "torch" and "forward" not in m.__dict__)
+        self.found = [m for m in own if goes_over_time(type(m).forward, m)]
+        self.decorate = decorate
         self.settled: set[Any] = set()  # kinds of calls for which it is known which parts have kernels
 
     def unsettled(self, kind: Any) -> bool:

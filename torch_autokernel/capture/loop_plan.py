@@ -56,7 +56,7 @@ class Trainer:
     def __init__(self, function: Function, module: Module, options: dict[str, Any]) -> None:
         self.function, self.module, self.options = function, module, options
         self.loops = loops(function, module)
-        self.plans: dict[Any, Any] = {}
+        self.plans: dict[Any, TrainingPlan] = {}
         self.failed: dict[Any, str] = {}
         self.renewals = 0
 
@@ -78,16 +78,12 @@ class Trainer:
             plan = self._plan(key, args)
         return MISS if plan is None else plan(args)
 
-    def make(self, args: tuple[Any, ...], config: Config) -> Any:
-        """A plan for calls like this one, or the reason why there is none."""
-        return make_training_plan(self.function, args, self.module, config, list(self.plans.values()))
-
-    def _plan(self, key: Any, args: tuple[Any, ...]) -> Any:
+    def _plan(self, key: Any, args: tuple[Any, ...]) -> TrainingPlan | None:
         resolved = config.resolve(self.options)
-        made: Any = "disabled"
+        made: TrainingPlan | str = "disabled"
         if not resolved.disable:
-            made = self.make(args, resolved)
-        if not isinstance(made, str):
+            made = make_training_plan(self.function, args, self.module, resolved, list(self.plans.values()))
+        if isinstance(made, TrainingPlan):
             self.plans[key] = made
             return made
         self.failed[key] = made

@@ -191,6 +191,8 @@ class _Inspector:
     def names_of_modules(self) -> None:
         """Attributes of the modules that the code names: constants are watched, methods are read in turn."""
         done: set[str] = set()
+        for module in self.modules:  # constants of torch's own modules, of whose code nothing is read
+            self._attributes(module, ())
         while fresh := self.names - done:
             done |= fresh
             for module in self.modules:

@@ -18,7 +18,6 @@ from torch_autokernel.core.errors import CaptureError
 
 Tensor = torch.Tensor
 Cell = Callable[..., list[Tensor]]  # states, this step's input, weights -> next states, this step's result
-Direction = tuple[Tensor, tuple[Tensor, ...]]  # all results, and the states after the last step
 
 
 def _lstm(h: Tensor, c: Tensor, xw: Tensor, w: Tensor, *rest: Tensor) -> list[Tensor]:
@@ -50,31 +49,22 @@ def _relu(h: Tensor, xw: Tensor, w: Tensor, *b: Tensor) -> list[Tensor]:
     return [h, h.clone()]
 
 
-KINDS: dict[str, Cell] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
-FUNCTIONS = {getattr(torch, name): name for name in KINDS}
+_KINDS: dict[str, Cell] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
+FUNCTIONS = {getattr(torch, name): name for name in _KINDS}
 
 
-class as_layers(TorchFunctionMode):
-    """Every direction of every layer is `one(name, x, states, params, has_biases, back)`. Raises CaptureError for what is not
-    written out: packed sequences, dropout between layers."""
-
-    def __init__(self, one: Callable[..., Direction]) -> None:
-        super().__init__()
-        self.one = one
+class as_scans(TorchFunctionMode):
+    """Raises CaptureError for what is not written out: packed sequences, dropout between layers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, type(torch.lstm)) and (name := FUNCTIONS.get(func)):
-            return _layers(self.one, name, *args, **(kwargs or {}))
+            return _layers(name, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def as_scans() -> as_layers:
-    return as_layers(_scan)
-
-
 def _layers(
-    one: Callable[..., Direction], name: str, x: Tensor, hx: Any, params: Any, has_biases: Any, num_layers: Any, dropout: Any,
-    train: Any, bidirectional: Any, batch_first: Any = None,
+    name: str, x: Tensor, hx: Any, params: Any, has_biases: Any, num_layers: Any, dropout: Any, train: Any, bidirectional: Any,
+    batch_first: Any = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """(y, h_n) or, for an LSTM, (y, h_n, c_n), as `torch.lstm` and the others give it."""
     if not isinstance(has_biases, bool) or batch_first is None:
@@ -92,24 +82,23 @@ def _layers(
         ys = []
         for back in range(directions):
             k = layer * directions + back
-            y, states = one(name, x, tuple(s[k] for s in first), params[k * each : (k + 1) * each], has_biases, bool(back))
+            y, states = _one(name, x, tuple(s[k] for s in first), params[k * each : (k + 1) * each], has_biases, bool(back))
             ys.append(y)
             last.append(states)
         x = torch.cat(ys, -1) if bidirectional else ys[0]
-    alone = one is _scan and len(last) == 1  # nobody records gradients: a view may stand for a copy
-    ends = (s[0].unsqueeze(0) if alone else torch.stack(s) for s in zip(*last, strict=True))
+    ends = (s[0].unsqueeze(0) if len(last) == 1 else torch.stack(s) for s in zip(*last, strict=True))
     return (x.transpose(0, 1) if batch_first else x, *ends)
 
 
-def product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def _product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """The layer's product for x [T, B, I], made dense: of a transposed x torch makes a batch of small products, at half the
     speed."""
     return F.linear(x.contiguous(), w, b)
 
 
-def _scan(
+def _one(
     name: str, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool, back: bool
-) -> Direction:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One direction of one layer over x [T, B, I]: its results [T, B, H], and its states after the last step."""
     from torch._higher_order_ops.scan import scan_op  # imported here: a warm direct call never needs it
 
@@ -118,14 +107,14 @@ def _scan(
     if x.shape[0] == 1 and x.shape[1] == 1:  # the products of one vector are sums: the kernel's, too
         *last, y = scan_op(_with_product(name, has_biases), given, [x], params)
         return y, tuple(last)
-    xw = product(x, w_ih, rest.pop(0) if has_biases else None)
-    *last, y = scan_op(KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
+    xw = _product(x, w_ih, rest.pop(0) if has_biases else None)
+    *last, y = scan_op(_KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
     return y.flip(0) if back else y, tuple(last)
 
 
 def _with_product(name: str, has_biases: bool) -> Cell:
     """The cell over a step's input itself, with all of the layer's weights."""
-    cell, count = KINDS[name], 2 if name == "lstm" else 1
+    cell, count = _KINDS[name], 2 if name == "lstm" else 1
 
     def step(*given: Tensor) -> list[Tensor]:
         states, (x, w_ih, w_hh, *rest) = given[:count], given[count:]

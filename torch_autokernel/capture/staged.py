@@ -94,7 +94,7 @@ def capture_staged(function: Callable[..., Any], args: Sequence[Any], module: to
         with as_scans():
             return function(*given)
 
-    with own_weights(module):
+    with _own_weights(module):
         gm, out_spec, _names = trace(expanded, args, module, {})
         gm = functional(gm)
     scans = [n for n in gm.graph.nodes if is_scan(n)]
@@ -125,7 +125,7 @@ def _check(graph: fx.Graph, scans: Sequence[fx.Node]) -> None:
 
 
 @contextmanager
-def own_weights(module: torch.nn.Module | None) -> Any:
+def _own_weights(module: torch.nn.Module | None) -> Any:
     """torch's recurrent layers keep a list of their weights, which a trace would leave full of its own tensors."""
     layers = [] if module is None else [m for m in module.modules() if isinstance(m, torch.nn.RNNBase)]
     kept = [{k: list(m.__dict__[k]) for k in ("_flat_weights", "_flat_weight_refs")} for m in layers]
@@ -178,7 +178,7 @@ class _Text:
                 arguments.append(name)
             elif node.op == "output":
                 results = dict.fromkeys(r for r in pytree.tree_leaves(node.args[0]) if isinstance(r, fx.Node))
-                lines.append(f"return ({' '.join(f'{self.names[r]},' for r in results)})")
+                lines.append(f"return ({' '.join(f'{self._returned(r)},' for r in results)})")
             elif node in self.needed and node.op == "call_function":
                 lines.append(f"{name} = {self._call(node, number)}")
                 ended = [self.names[a] for a in self._reads(node) if self.needed[a] is node and a.op != "placeholder"]
@@ -186,6 +186,14 @@ class _Text:
         text = f"def program({', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in lines)
         exec(compile(text, "<program>", "exec"), self.space)
         return self.space["program"]  # type: ignore[no-any-return]
+
+    def _returned(self, node: fx.Node) -> str:
+        """The result. A view of what the program has made is no view to the user, who may change it in place under gradients:
+        a view that was made where none are recorded would not let him."""
+        base = node
+        while getattr(base.target, "is_view", False) and base not in self.given:
+            base = base.args[0]  # type: ignore[assignment]
+        return self.names[node] + (".data" if base is not node and base.op == "call_function" else "")
 
     def _call(self, node: fx.Node, number: int) -> str:
         if node in self.given:
