@@ -205,8 +205,9 @@ def test_a_closed_pipe_is_no_fault(tmp_path: Path) -> None:
 def test_control_c(tmp_path: Path) -> None:
     target = tmp_path / "slow.py"
     target.write_text("import sys, time\nsys.stderr.write('started\\n'); sys.stderr.flush()\ntime.sleep(60)\n" + SOFTMAX)
+    listens = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that a shell put into the background ignore it
     process = subprocess.Popen(
-        [sys.executable, "-m", "torch_autokernel", "explain", str(target)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "torch_autokernel", "explain", str(target)], stderr=subprocess.PIPE, text=True, preexec_fn=listens
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "started\n"
