@@ -15,6 +15,7 @@ import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import trial
 from torch_autokernel.capture.decorator import Accelerated
+from torch_autokernel.capture.purity import watch
 from torch_autokernel.capture.staged import capture_staged, concerns
 
 Tensor = torch.Tensor
@@ -361,6 +362,16 @@ def test_results_may_be_changed_in_place(engine: ReferenceEngine) -> None:
                 found.append((first.detach(), y.detach() - (more if f is layer else 0)))
             same(*map(list, found))
         assert layer.forward.plans, layer.forward.reason
+
+
+def test_everything_is_watched_once() -> None:
+    def twice(x: Tensor) -> Tensor:
+        return torch.sigmoid(torch.tanh(x))
+
+    for found in (watch(Language.forward, Language()), watch(nn.GRU.forward, nn.GRU(5, 7)), watch(twice)):
+        keys = [(id(space), key) for space, key, _value in found.entries]
+        assert found.reason is None and len(keys) == len(set(keys))
+    assert any(key == "batch_first" for _space, key, _value in watch(nn.GRU.forward, nn.GRU(5, 7)).entries)
 
 
 def test_a_layers_own_constants_are_watched(engine: ReferenceEngine) -> None:

@@ -150,23 +150,32 @@ def test_a_sum_over_the_whole_length_is_refused() -> None:
         generate(region.signature, Schedule(), region.sizes, 2)
 
 
-def tiled(name: str, args: list[torch.Tensor], folder: Path, rows: int, lanes: int) -> str:
-    """The text of the kernel that takes rows in tiles, after its results were compared to the reference's."""
-    function, _args, module = make(name)
-    whole = capture_recurrence(function, args, module)
+Args = Callable[[int], list[torch.Tensor]]
+
+
+def agrees(function: Callable[..., Any], args: Args, folder: Path, rows: Sequence[int] = (1,), lanes: int = 8) -> list[str]:
+    """The texts of the kernels, one for each tile of rows, which give the reference's results for arguments of any length."""
+    torch.manual_seed(SEED)
+    whole = capture_recurrence(function, args(29))
     region = whole.captured.region
-    kernel = generate(region.signature, Schedule(lanes=lanes, rows=rows), region.sizes, 2)
-    library = compile_all({"tiled": kernel.text}, folder)
-    inputs = [args[i] for i in whole.order]
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        compare(region, inputs, run(library.tiled, kernel, region.signature, inputs), f"{name} {rows} {lanes}")
-    return kernel.text
+    made = {f"rows{n}": generate(region.signature, Schedule(lanes=lanes, rows=n), region.sizes, 1) for n in rows}
+    library = compile_all({name: kernel.text for name, kernel in made.items()}, folder)
+    for length in (1, 2, 29):
+        given = args(length)
+        inputs = [given[i] for i in whole.order]
+        for name, kernel in made.items():
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                compare(region, inputs, run(getattr(library, name), kernel, region.signature, inputs), f"{name} {length}")
+    return [kernel.text for kernel in made.values()]
 
 
-def lstm_of(batch: int, heads: int, d: int, t: int = 29) -> list[torch.Tensor]:
-    shapes = (batch, t, 4, heads, d), (4, heads, d, d), (4, heads, d), (batch, heads, d), (batch, heads, d)
-    return [torch.randn(*s) / (d**0.5 if k == 1 else 1) for k, s in enumerate(shapes)]
+def lstm_of(batch: int, heads: int, d: int) -> Args:
+    def args(t: int) -> list[torch.Tensor]:
+        shapes = (batch, t, 4, heads, d), (4, heads, d, d), (4, heads, d), (batch, heads, d), (batch, heads, d)
+        return [torch.randn(*s) / (d**0.5 if k == 1 else 1) for k, s in enumerate(shapes)]
+
+    return args
 
 
 @pytest.mark.parametrize(
@@ -174,19 +183,19 @@ def lstm_of(batch: int, heads: int, d: int, t: int = 29) -> list[torch.Tensor]:
     [(7, 6, 4, 3), *(pytest.param(*p, marks=pytest.mark.slow) for p in ((8, 6, 4, 0), (5, 6, 5, 0), (2, 3, 2, 0)))],
 )
 def test_a_batch_is_multiplied_in_tiles(tmp_path: Path, batch: int, rows: int, high: int, left: int) -> None:
-    torch.manual_seed(SEED)
-    text = tiled("lstm", lstm_of(batch, 2, 40), tmp_path, rows, 16)
+    (text,) = agrees(make("lstm")[0], lstm_of(batch, 2, 40), tmp_path, [rows], 16)
     assert text.count("multiply_add(") == high + left and text.count("in_registers(") == 1 + (left > 0)
 
 
 def test_tiles_of_other_cells(tmp_path: Path) -> None:
-    torch.manual_seed(SEED)
-    b, i, d = 6, 24, 72  # slstm asks whether all rows are zero, so that no row is a slice
-    slstm = [torch.randn(5, 29, 4, 1, 64), torch.randn(4, 1, 64, 64) / 8, torch.randn(4, 1, 64)]
-    elman = [torch.randn(b, 29, i), torch.randn(i, d) / 5, torch.randn(d, d) / 9, torch.randn(d), torch.randn(b, d)]
-    for number, (name, args) in enumerate({"slstm": slstm, "elman": elman}.items()):
-        (tmp_path / str(number)).mkdir()
-        assert "in_registers(" in tiled(name, args, tmp_path / str(number), 4, 8)
+    rn, b, i, d = torch.randn, 6, 24, 72  # slstm asks whether all rows are zero, so that no row is a slice
+    cells: dict[str, Args] = {
+        "slstm": lambda t: [rn(5, t, 4, 1, 64), rn(4, 1, 64, 64) / 8, rn(4, 1, 64)],
+        "elman": lambda t: [rn(b, t, i), rn(i, d) / 5, rn(d, d) / 9, rn(d), rn(b, d)],
+    }
+    for name, args in cells.items():
+        (tmp_path / name).mkdir()
+        assert "in_registers(" in agrees(make(name)[0], args, tmp_path / name, [4])[0]
 
 
 def test_rows_that_share_nothing_are_refused() -> None:
@@ -197,10 +206,9 @@ def test_rows_that_share_nothing_are_refused() -> None:
 
 
 def test_large_panels_are_walked_to_and_fro(tmp_path: Path) -> None:
-    torch.manual_seed(SEED)
     for batch, rows in ((1, 1), (3, 3)):
         (tmp_path / str(batch)).mkdir()
-        assert "each_way<L>(t & 1" in tiled("lstm", lstm_of(batch, 1, 128), tmp_path / str(batch), rows, 32)
+        assert "each_way<L>(t & 1" in agrees(make("lstm")[0], lstm_of(batch, 1, 128), tmp_path / str(batch), [rows], 32)[0]
 
 
 def stitched(x: torch.Tensor, w: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
@@ -214,38 +222,12 @@ def stitched(x: torch.Tensor, w: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_factor_that_is_made_of_pieces(tmp_path: Path) -> None:
-    torch.manual_seed(SEED)
-    whole = capture_recurrence(stitched, [torch.randn(3, 29, 7), torch.randn(32, 24) / 5, torch.randn(3, 24)])
-    region = whole.captured.region
-    for number, (lanes, rows) in enumerate(((8, 1), (8, 3))):
-        (folder := tmp_path / str(number)).mkdir()
-        kernel = generate(region.signature, Schedule(lanes=lanes, rows=rows), region.sizes, 1)
-        assert "w0" in kernel.text
-        library = compile_all({"stitched": kernel.text}, folder)
-        given = [torch.randn(3, 40, 7), torch.randn(32, 24) / 5, torch.randn(3, 24)]
-        inputs = [given[i] for i in whole.order]
-        compare(region, inputs, run(library.stitched, kernel, region.signature, inputs), str(rows))
+    rn = torch.randn
+    texts = agrees(stitched, lambda t: [rn(3, t, 7), rn(32, 24) / 5, rn(3, 24)], tmp_path, (1, 3))
+    assert all("w0" in text for text in texts)
 
 
 # ---- cells in which a state must not be written over the one before it too soon ----
-Args = Callable[[int], list[torch.Tensor]]
-
-
-def agrees(function: Callable[..., Any], args: Args, folder: Path, rows: Sequence[int] = (1,), columns: int = 0) -> str:
-    """The texts of the kernels, which give the reference's results."""
-    torch.manual_seed(SEED)
-    whole = capture_recurrence(function, args(20))
-    region = whole.captured.region
-    made = {f"rows{n}": generate(region.signature, Schedule(lanes=8, rows=n, columns=columns), region.sizes, 1) for n in rows}
-    library = compile_all({name: kernel.text for name, kernel in made.items()}, folder)
-    for length in (1, 2, 20):
-        given = args(length)
-        inputs = [given[i] for i in whole.order]
-        for name, kernel in made.items():
-            compare(region, inputs, run(getattr(library, name), kernel, region.signature, inputs), f"{name} {length}")
-    return "".join(kernel.text for kernel in made.values())
-
-
 def swapped(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Any:
     out = []
     for t in range(x.shape[1]):
@@ -287,7 +269,7 @@ def in_several_passes(x: torch.Tensor, h: torch.Tensor, p: torch.Tensor) -> Any:
 def test_states_are_read_before_they_are_written(tmp_path: Path, name: str) -> None:
     rn = torch.randn
     if name == "swapped":
-        assert "next0 = take" in agrees(swapped, lambda t: [rn(5, t, 17), rn(5, 17), rn(5, 17)], tmp_path)
+        assert "next0 = take" in agrees(swapped, lambda t: [rn(5, t, 17), rn(5, 17), rn(5, 17)], tmp_path)[0]
     elif name == "before and after":
         given = lambda t: [rn(5, t, 64), rn(64, 64) / 8, rn(5, 64), rn(5, 64)]
         agrees(before_and_after, given, tmp_path, (1, 4))

@@ -38,7 +38,7 @@ TELLS = frozenset(
     "register_hook requires_grad requires_grad_ retain_grad set_grad_enabled checkpoint functional_call item tolist".split()
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_IGNORED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"}
+_UNWATCHED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"} | {"forward"}
 
 
 @dataclass
@@ -74,8 +74,10 @@ def watch(function: Any, module: torch.nn.Module | None = None) -> Watched:
         inspector.names_of_modules()
     except _Impure as impure:
         inspector.found.reason = str(impure)
-    inspector.found.names = frozenset(inspector.names)
-    return inspector.found
+    found = inspector.found
+    found.entries = list({(id(space), key): (space, key, value) for space, key, value in found.entries}.values())
+    found.names = frozenset(inspector.names)
+    return found
 
 
 def modules_of(function: Any) -> list[torch.nn.Module]:
@@ -190,28 +192,27 @@ class _Inspector:
 
     def names_of_modules(self) -> None:
         """Attributes of the modules that the code names: constants are watched, methods are read in turn."""
+        for module in self.modules:  # all constants: of the code of torch's own modules nothing is read
+            self._constants(module)
         done: set[str] = set()
-        for module in self.modules:  # constants of torch's own modules, of whose code nothing is read
-            self._attributes(module, ())
         while fresh := self.names - done:
             done |= fresh
             for module in self.modules:
-                self._attributes(module, fresh)
+                if type(module).__module__.split(".")[0] != "torch":
+                    self._attributes(module, fresh)
+
+    def _constants(self, module: torch.nn.Module) -> None:
+        space = module.__dict__
+        self.found.entries += [(space, n, v) for n, v in space.items() if n not in _UNWATCHED_ATTRIBUTES and is_constant(v)]
 
     def _attributes(self, module: torch.nn.Module, names: Iterable[str]) -> None:
-        own = type(module).__module__.split(".")[0] == "torch"
         for name, value in module.__dict__.items():
-            if name in _IGNORED_ATTRIBUTES or (name == "forward"):
+            if name in _UNWATCHED_ATTRIBUTES or name not in names or is_constant(value):
                 continue
-            if is_constant(value):
-                self.found.entries.append((module.__dict__, name, value))
-            elif name in names and not own and isinstance(value, (types.BuiltinFunctionType, types.FunctionType)):
-                self.found.entries.append((module.__dict__, name, value))
-                self.value(value, f"{type(module).__name__}.{name}")
-            elif name in names and not own:
+            if not isinstance(value, (types.BuiltinFunctionType, types.FunctionType)):
                 raise _Impure(f"{type(module).__name__}.{name} is a {type(value).__name__} that may change")
-        if own:
-            return
+            self.found.entries.append((module.__dict__, name, value))
+            self.value(value, f"{type(module).__name__}.{name}")
         for name in names:
             static = next(
                 (vars(c)[name] for c in type(module).__mro__ if name in vars(c) and c.__module__.split(".")[0] != "torch"), None

@@ -90,12 +90,6 @@ def _layers(
     return (x.transpose(0, 1) if batch_first else x, *ends)
 
 
-def _product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """The layer's product for x [T, B, I], made dense: of a transposed x torch makes a batch of small products, at half the
-    speed."""
-    return F.linear(x.contiguous(), w, b)
-
-
 def _one(
     name: str, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool, back: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -107,7 +101,8 @@ def _one(
     if x.shape[0] == 1 and x.shape[1] == 1:  # the products of one vector are sums: the kernel's, too
         *last, y = scan_op(_with_product(name, has_biases), given, [x], params)
         return y, tuple(last)
-    xw = _product(x, w_ih, rest.pop(0) if has_biases else None)
+    # made dense first: of a transposed x torch makes a batch of small products, at half the speed
+    xw = F.linear(x.contiguous(), w_ih, rest.pop(0) if has_biases else None)
     *last, y = scan_op(_KINDS[name], given, [xw.flip(0) if back else xw], (w_hh, *rest))
     return y.flip(0) if back else y, tuple(last)
 

@@ -195,6 +195,9 @@ class SweepText(RowText):
     def _nested(self, loops: list[str], body: Callable[[], None]) -> None:
         """The loops, shared out among threads, around the body."""
         self._pragma(len(loops))
+        self._around(loops, body)
+
+    def _around(self, loops: list[str], body: Callable[[], None]) -> None:
         for head in loops[:-1]:
             self.out(head)
         with self.out.block(loops[-1] if loops else ""):

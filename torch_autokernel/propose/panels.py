@@ -76,9 +76,9 @@ class Quiet(SweepText):
         def step() -> None:
             way = f"each_way<L>({TIME[1:]} & 1, " if turns else "each<L>("
             with self.out.block(f"{way}0, {size_text(self.sizes[self.vector])}, [&](int64_t j, auto m) AK_BODY", "});"):
-                self._nested([self.loop(a, self.whole(a)) for a in inside], lambda: self.row_body(groups[0]))
+                self._around([self.loop(a, self.whole(a)) for a in inside], lambda: self.row_body(groups[0]))
 
-        self._nested([self.loop(a, self.whole(a)) for a in outer], step)
+        self._around([self.loop(a, self.whole(a)) for a in outer], step)
 
     def _read(self) -> int:
         """Bytes of packed matrices that a step of the loop reads here."""
@@ -109,8 +109,7 @@ class Quiet(SweepText):
 
     def _load(self, inst: Inst, scope: Scope, element: str = "") -> str:
         if self._comes_next(inst):
-            at = inst.at.plus(inst.at.coefficient(TIME))
-            self.out(f"prefetch<L>({inst.tensor} + {affine_text(at, self._axis_names(scope, at))});")
+            self.fetch_ahead(inst, TIME, scope)
         text = super()._load(inst, scope, element)
         return f"in_registers({text})" if self.sweep.tile and not self.inner and self.wide(inst) else text
 
@@ -153,13 +152,11 @@ class Before(Quiet):
         if self.vector not in self.rows or self.sweep.cuts or any(r.target not in self.panels for r in self.sweep.roots):
             SweepText._write_rows(self, ranges, groups)
             return
-        size, inside = size_text(self.sizes[self.vector]), [a for a in self.rows if a != self.vector]
+        size = size_text(self.sizes[self.vector])
+        inside = [self.loop(a, self.whole(a)) for a in self.rows if a != self.vector]
 
         def panel() -> None:
             with self.out.block(f"each<L>(b * L, least({size}, (b + 1) * L), [&](int64_t j, auto m) AK_BODY", "});"):
-                for a in inside[:-1]:
-                    self.out(self.loop(a, self.whole(a)))
-                with self.out.block(self.loop(inside[-1], self.whole(inside[-1])) if inside else ""):
-                    self.row_body(groups[0])
+                self._around(inside, lambda: self.row_body(groups[0]))
 
         self._nested([f"for (int64_t b = 0; b < cdiv({size}, L); ++b)"], panel)

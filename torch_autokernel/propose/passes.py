@@ -79,8 +79,12 @@ class RowText(ValueText):
 
     def _fetch(self, scope: Scope) -> None:
         for load in self.again:
-            at = load.at.plus(load.at.coefficient(self.rows[-1]))
-            self.out(f"prefetch<L>({load.tensor} + {affine_text(at, self._axis_names(scope, at))});")
+            self.fetch_ahead(load, self.rows[-1], scope)
+
+    def fetch_ahead(self, load: Inst, axis: str, scope: Scope) -> None:
+        """Ask for what the load reads one step further along an axis."""
+        at = load.at.plus(load.at.coefficient(axis))
+        self.out(f"prefetch<L>({load.tensor} + {affine_text(at, self._axis_names(scope, at))});")
 
     def _open_blocks(self, group: list[Segment]) -> list[str]:
         """Turns the short rows that are read; the blocks of those that are written."""

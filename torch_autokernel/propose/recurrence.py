@@ -77,9 +77,9 @@ class Recurrence:
             keep_together(self.cell, self._inputs(LARGE), self.threads)
         if self.schedule.columns:
             kept = keep_one(self.cell, self.threads)
-            if not kept:
+            if kept is None:
                 raise Refused("no slices that share what they read")
-            self._turn(read_along(self.cell, kept[0][0]))
+            self._turn(read_along(self.cell, kept[0]))
         try:
             made = self._print()
         except (Refused, SplitNeeded):
@@ -333,13 +333,12 @@ class Recurrence:
     def _text(self, former: Former, kind: type[Quiet]) -> _Part:
         schedule = replace(self.schedule, stream=0)
         used, body = used_buffers(former), Writer()
-        in_place = written_in_place(former)
+        in_place, afar = written_in_place(former), self._inputs(APART)
         for sweep in former.sweeps:
             if sweep.reduced_rows is not None:
                 raise Refused("a sum over several rows within a step")
             printed = kind(former, sweep, schedule, body, self.counter)
-            printed.used, printed.panels, printed.afar = used, self.panels, self._inputs(APART)
-            printed.in_place = in_place
+            printed.used, printed.panels, printed.afar, printed.in_place = used, self.panels, afar, in_place
             with body.block(""):
                 printed.write()
         kept = [(n, node.ctype, product(shape)) for n, (node, shape) in former.buffers.items() if n in used]

@@ -46,10 +46,10 @@ def _axis(former: Former, sweep: Sweep) -> str:
     if any(i.kind == "scan" for i in values):
         return ""
     wide = [i for i in values if i.kind in ("load", "index") and v in i.axes]
-    inner = v in sweep.content
     sizes = {a: n for a in sweep.rows if a != v and isinstance(n := sweep.sizes[a], int) and n > 1}
-    free = {a: n for a, n in sizes.items() if wide and (any if inner else all)(a not in i.axes for i in wide)}
-    return max(free, key=lambda a: free[a], default="")
+    shared = {a: sum(a not in i.axes for i in wide) for a in sizes}
+    enough = 1 if v in sweep.content else max(1, len(wide))
+    return max((a for a in sizes if shared[a] >= enough), key=lambda a: sizes[a], default="")
 
 
 def _tiles(former: Former, sweep: Sweep, axis: str, high: int) -> list[Sweep]:

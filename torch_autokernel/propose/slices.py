@@ -8,6 +8,7 @@ from math import prod
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose.cell import TIME, Cell, Out, Parallel, only, reads_of
 from torch_autokernel.propose.index import Refused, SplitNeeded
+from torch_autokernel.propose.ir import Index
 
 
 def find_parallel(cell: Cell, enough: int) -> None:
@@ -30,55 +31,56 @@ def find_parallel(cell: Cell, enough: int) -> None:
             cell.parallel.append((*found, cell.state[0].shape[d]))
 
 
-def keep_together(cell: Cell, weights: Collection[str], enough: int) -> bool:
+def keep_together(cell: Cell, weights: Collection[str], enough: int) -> None:
     """Take dimensions out of the parallel ones, for tiles of rows: those along which a sum reads the same of one of these
-    inputs, or else the last. Whether there were any."""
+    inputs, or else one that shares anything."""
     cell.together = [entry for entry in cell.parallel if _share_weights(cell, entry[0], weights)]
     cell.parallel = [entry for entry in cell.parallel if entry not in cell.together]
-    cell.together = cell.together or keep_one(cell, enough)
-    return bool(cell.together)
+    if not cell.together and (one := keep_one(cell, enough)) is not None:
+        cell.together = [one]
 
 
-def keep_one(cell: Cell, enough: int) -> list[Parallel]:
+def keep_one(cell: Cell, enough: int) -> Parallel | None:
     """Take the last of the parallel dimensions along which a step reads the same of anything out of them and give it, if there
     are enough slices without it."""
     for entry in reversed(cell.parallel):
         others = [e for e in cell.parallel if e is not entry]
         if prod(n for _w, _o, n in others if isinstance(n, int)) >= enough and _share_anything(cell, entry[0]):
             cell.parallel = others
-            return [entry]
-    return []
+            return entry
+    return None
 
 
 def _share_weights(cell: Cell, where: Mapping[int, int], weights: Collection[str]) -> bool:
     """Whether sums read one of these inputs, the same in every step, at the same place for all positions of a dimension."""
     return any(
         label in weights and not axes & {"^p", TIME} and any(a.startswith("k") for a in axes)
-        for label, axes in _read_at(cell, where)
+        for label, index in _read_at(cell, where)
+        for axes in (_axes(index),)
     )
 
 
 def _share_anything(cell: Cell, where: Mapping[int, int]) -> bool:
     """Whether a step reads something but states and single numbers at the same place for all positions of a dimension."""
     states = {n.label for n in cell.state}
-    return any(label not in states and "^p" not in axes and bool(axes - {TIME}) for label, axes in _read_at(cell, where))
+    axes = [_axes(index) for label, index in _read_at(cell, where) if label not in states]
+    return any("^p" not in a and bool(a - {TIME}) for a in axes)
 
 
-def _read_at(cell: Cell, where: Mapping[int, int]) -> Iterator[tuple[str, set[str]]]:
-    """Each input that the next states are made of, with the axes of its index; `^p` walks along the dimension."""
+def _read_at(cell: Cell, where: Mapping[int, int]) -> Iterator[tuple[str, Index]]:
+    """Each input that the next states are made of, with its index; `^p` walks along the dimension."""
     for i, n in enumerate(cell.then):
-        for label, index in reads_of(n, "a", {where[i]: "^p"}).states:
-            yield label, {a for e in index for a in e.axes}
+        yield from reads_of(n, "a", {where[i]: "^p"}).states
+
+
+def _axes(index: Index) -> set[str]:
+    return {a for e in index for a in e.axes}
 
 
 def read_along(cell: Cell, where: Mapping[int, int]) -> dict[str, int]:
     """The dimension of each input that a dimension of the states walks along by itself."""
-    out = {}
-    for n, d in ((n, where[i]) for i, n in enumerate(cell.then)):
-        for label, index in reads_of(n, "a", {d: "^p"}).states:
-            if (found := only(index, "^p")) is not None:
-                out[label] = found
-    return out
+    found = ((label, only(index, "^p")) for label, index in _read_at(cell, where))
+    return {label: d for label, d in found if d is not None}
 
 
 def _shares(cell: Cell, where: Mapping[int, int]) -> bool:

@@ -431,7 +431,7 @@ class Former:
 
     @staticmethod
     def _here(sweep: Sweep, node: Node, index: Index) -> Root | None:
-        """The root that is this reduction or scan; of several rows' the one at this index."""
+        """The root that is this reduction or scan: of several rows' the one at this index, or any, where none is."""
         found = [r for r in sweep.roots if r.owner is node]
         return next((r for r in found if r.into == index), found[0] if found else None)
 
