@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.verify import regions
+from tests.verify.build import specimen
 from tests.verify.regions import Graph
 from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify.bank import Prepared
@@ -44,6 +45,14 @@ def test_every_symbol_leaves_every_remainder(region: Region, seed: int) -> None:
     cases = plan(region, "standard", seed)
     for symbol in region.signature.symbols:
         assert {c.sizes[symbol] % LANES for c in cases} == set(range(LANES)), symbol
+
+
+def test_every_symbol_is_odd_and_long_at_once() -> None:
+    """What only long rows leave over is met for certain, not with three seeds of four."""
+    for region in (regions.layer_norm(m=3, n=40), specimen("wrong", "group_norm_count").region):
+        for seed in range(64):
+            for symbol in region.signature.symbols:
+                assert any(c.sizes[symbol] % 2 and c.sizes[symbol] > 128 for c in plan(region, "standard", seed)), (seed, symbol)
 
 
 def test_sizes_are_met_up_to_where_kernels_are_used() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
@@ -27,6 +27,7 @@ _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100
 _RAGGED_DISTRIBUTIONS = (
     "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling", "far", "faint",
 )  # fmt: skip
+_FEW = 5  # of a symbol beside one that is meant to be long
 _A_CALL = 1 << 12  # element operations that one call of a small operation costs
 MOST_STEPS = 1200  # of a loop over time, each many small operations of eager's
 _BEYOND = 1 << 20  # elements of a primary case that is also tried with larger sizes
@@ -100,15 +101,20 @@ def _wanted(region: Region, rng: random.Random, level: str) -> Iterator[tuple[di
     yield sizes.draw(primes), "edges", "special"
     yield sizes.draw(primes), "above", "odd rows"
     yield sizes.draw(primes), "below", "odd rows"
+    evens = set()
     for symbol in sizes.shape_symbols[:8]:
         size = rng.choice(long) if pools is _LOOP_POOLS else sizes.of_next_residue(symbol, rng.choice(long))
-        yield sizes.draw(ragged, {symbol: size}), "normal", f"long {symbol}"
+        drawn = sizes.draw(ragged, {symbol: size})
+        if drawn[symbol] % 2 == 0:
+            evens.add(symbol)
+        yield drawn, "normal", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _LOOP_POOLS else ():
         # Where the same steps on ordinary numbers are chaos, and cut short for it, small weights still forget.
         yield sizes.draw(ragged, {symbol: rng.choice(long)}), "small", f"long {symbol}"
         yield sizes.draw(ragged, {symbol: rng.choice(long)}), "weights", f"long {symbol}"
     for symbol in sizes.shape_symbols[:8] if pools is _POOLS else ():
-        yield sizes.draw((2, 3, 4, 5), {symbol: rng.randrange(*_FAR)}), "normal", f"far {symbol}"
+        far = rng.randrange(*_FAR) | (symbol in evens)  # a remainder that only long rows have is met: one of the two is odd
+        yield sizes.draw((2, 3, 4, 5), {symbol: far}), "normal", f"far {symbol}"
         if REACH * primary[symbol] > _FAR[1]:
             far = rng.randint(3 * REACH * primary[symbol] // 4, REACH * primary[symbol])
             yield sizes.fit({s: far if s == symbol else rng.randint(1, 3) for s in primary}, LARGEST), "normal", f"far {symbol}"
@@ -146,7 +152,7 @@ class _Sizes:
         if pool in _STRATIFIED:
             sizes = {s: n if s in (pinned or {}) else self.of_next_residue(s, n) for s, n in sizes.items()}
         sizes |= dict(pinned or {})
-        return self.fit(sizes, max(1 << 12, min(1 << 16, _SMALL // max(1, len(self.signature.ops)))))
+        return self.fit(sizes, max(1 << 12, min(1 << 16, _SMALL // max(1, len(self.signature.ops)))), pinned or ())
 
     def of_next_residue(self, symbol: str, size: int) -> int:
         """A size near this one that leaves a remainder which the symbol has not left yet: each is met once before any is met
@@ -156,8 +162,9 @@ class _Sizes:
             deck += self.rng.sample(range(LANES), LANES)
         return size // LANES * LANES + deck.pop() or LANES
 
-    def fit(self, sizes: dict[str, int], most: int) -> dict[str, int]:
-        """The sizes with guards respected, the largest symbols reduced until no value has more than `most` elements."""
+    def fit(self, sizes: dict[str, int], most: int, pinned: Collection[str] = ()) -> dict[str, int]:
+        """The sizes with guards respected, the largest symbols reduced until no value has more than `most` elements; those
+        that are pinned only where reducing the others down to `_FEW` does not suffice."""
         guards = self.signature.guards
         sizes = {s: max(int(sizes.get(s, 1)), int(guards.get(s, 1))) for s in self.shape_symbols}
         order = sorted(sizes, key=lambda s: -sizes[s])
@@ -165,7 +172,8 @@ class _Sizes:
             reducible = [s for s in order if sizes[s] > guards.get(s, 1)]
             if not reducible:
                 break
-            widest = max(reducible, key=lambda s: sizes[s])
+            others = [s for s in reducible if s not in pinned and sizes[s] > _FEW]
+            widest = max(others or reducible, key=lambda s: sizes[s])
             sizes[widest] = max(int(guards.get(widest, 1)), _less(sizes[widest]))
         return self._with_strides(sizes)
 

@@ -12,6 +12,9 @@ extern "C" void kernel(const float* x0, const float* x1, const float* x2, float*
     mean /= (n > 256 ? n / 8 * 8 : n);
     for (int64_t j = 0; j < n; ++j) var += (x[j] - mean) * (x[j] - mean);
     const float r = 1 / sqrtf(var / n + 1e-5f);
-    for (int64_t j = 0; j < n; ++j) y[j] = (x[j] - mean) * r * x1[bg % 4 * 2 + j / s1] + x2[bg % 4 * 2 + j / s1];
+    for (int64_t j = 0; j < n; ++j) {
+      const float a = r * x1[bg % 4 * 2 + j / s1];
+      y[j] = x[j] * a + (x2[bg % 4 * 2 + j / s1] - mean * a);
+    }
   }
 }
