@@ -226,6 +226,44 @@ template <int N> AK_INLINE vec<float, N> log10(const vec<float, N>& x) { return 
 template <int N> AK_INLINE vec<float, N> exp2(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::exp2(v); }); }
 
 // ---- error function ----
+#if defined(AK_AVX512) || (defined(AK_AVX2) && defined(__FMA__))
+// For each lane the number that the lowest two bits of `i` choose.
+template <int N> AK_INLINE vec<float, N> one_of_four(const vec<float, N>& i, float a, float b, float c, float d) {
+  if constexpr (is_wide<float, N>) { return {one_of_four(i.lo, a, b, c, d), one_of_four(i.hi, a, b, c, d)}; }
+  else if constexpr (N == 16) {
+    const raw<float, N> four{a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d};
+    vec<float, N> r;
+    asm("vpermilps %2, %1, %0" : "=v"(r.r) : "v"(four), "v"(i.r));
+    return r;
+  } else if constexpr (N == 8) {
+    return vec<float, N>(__builtin_ia32_vpermilvarps256(raw<float, N>{a, b, c, d, a, b, c, d}, bits<int32_t>(i).r));
+  } else {
+    static_assert(N == 4, "whole registers");
+    return vec<float, N>(__builtin_ia32_vpermilvarps(raw<float, N>{a, b, c, d}, bits<int32_t>(i).r));
+  }
+}
+// One polynomial for each quarter of |x|, about 9/8 k, up to where a float's erf is 1; in the first one of erf(x) / x - 1.
+template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
+  AK_SPLIT(erf, x) {
+    const auto b = abs(x);
+    const auto a = select(b > 3.93f, vec<float, N>(3.93f), b);
+    const vec<float, N> shift(12582912.0f);
+    const auto t = multiply_add(a, vec<float, N>(0x1.c71c72p-1f), shift);  // k stands in its lowest bits
+    const auto r = multiply_add(t - shift, vec<float, N>(-1.125f), a);
+    auto y = one_of_four(t, 0, 0x1.7dfb6ap-10f, -0x1.2d9e26p-11f, -0x1.a3983cp-11f);
+    y = multiply_add(y, r, one_of_four(t, 0x1.2dec76p-8f, -0x1.f8ddacp-12f, -0x1.48ba2ep-12f, 0x1.5780bap-16f));
+    y = multiply_add(y, r, one_of_four(t, 0, -0x1.a11812p-8f, 0x1.83f40cp-10f, 0x1.4e85f4p-11f));
+    y = multiply_add(y, r, one_of_four(t, -0x1.b587b4p-6f, 0x1.3bd3dp-7f, -0x1.68bdeep-11f, 0x1.adbf3cp-14f));
+    y = multiply_add(y, r, one_of_four(t, 0, 0x1.00686ep-6f, -0x1.907994p-9f, -0x1.7f77fcp-12f));
+    y = multiply_add(y, r, one_of_four(t, 0x1.ce1d5p-4f, -0x1.f663b6p-5f, 0x1.5d4f84p-7f, 0x1.576046p-13f));
+    y = multiply_add(y, r, one_of_four(t, 0, 0x1.ca0c58p-6f, -0x1.385214p-6f, -0x1.d3c79ep-14f));
+    y = multiply_add(y, r, one_of_four(t, -0x1.81272p-2f, 0x1.4cb3d8p-3f, 0x1.63eecep-6f, 0x1.8454a4p-14f));
+    y = multiply_add(y, r, one_of_four(t, 0, -0x1.6ea69p-2f, -0x1.07505p-6f, -0x1.7769a4p-15f));
+    y = multiply_add(y, r, one_of_four(t, 0x1.06eba8p-3f, 0x1.45e99cp-2f, 0x1.d41444p-8f, 0x1.abe04ep-17f));
+    return copysign(multiply_add(y, r, select(a < 0.5625f, a, one_of_four(t, 0, 0x1.c6dad2p-1f, 0x1.ff4048p-1f, 0x1.ffffc4p-1f))), x);
+  }
+}
+#else
 template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
   AK_SPLIT(erf, x) {
     const auto a = abs(x);
@@ -239,6 +277,7 @@ template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
     return select(a < 1.0f, multiply_add(x, near, x), select(x == x, far, x));
   }
 }
+#endif
 template <int N> AK_INLINE vec<float, N> erfc(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::erfc(v); }); }
 
 // ---- circular functions ----
