@@ -217,8 +217,9 @@ template <int N> AK_INLINE vec<float, N> log1p(const vec<float, N>& x) {
   AK_SPLIT(log1p, x) {
     const auto u = 1.0f + x;
     const auto lost = select(x > 1.0f, 1.0f - (u - x), x - (u - 1.0f));  // what rounding 1 + x lost
-    const auto y = log(u) + lost / u;
-    return select((u > 0.0f) & (u < INFINITY), select(u == 1.0f, x, y), select(u == 0.0f, vec<float, N>(-INFINITY), log(u)));
+    if (__builtin_expect(!any(~((u >= 0x1p-126f) & (u <= 0x1.fffffep127f))), 1)) return select(u == 1.0f, x, log_usual(u) + lost / u);
+    const auto any_u = log_any(u);
+    return select((u > 0.0f) & (u < INFINITY), select(u == 1.0f, x, any_u + lost / u), any_u);
   }
 }
 template <int N> AK_INLINE vec<float, N> log2(const vec<float, N>& x) { return per_lane(x, [](float v) { return std::log2(v); }); }
