@@ -16,7 +16,7 @@ from torch_autokernel.core.types import Case, Region
 from torch_autokernel.verify.bank import Bank, Prepared
 from torch_autokernel.verify.compare import FACTOR, compare, consistent
 from torch_autokernel.verify.oracle import Expected, Target, expect
-from torch_autokernel.verify.rounding import UNIT, Noise, _convolved
+from torch_autokernel.verify.rounding import UNIT, Exact, Noise, _convolved
 
 
 def prepared(region: Region, distribution: str = "normal", seed: int = 11, **sizes: int) -> Prepared:
@@ -340,3 +340,34 @@ def test_one_nan_leaves_the_others_their_budgets() -> None:
     sums = target.exact.isfinite() & (target.exact.abs() > 0.5)
     units = (target.deviation / (target.exact.abs() * UNIT[torch.float32]))[sums]
     assert float(units.median()) > 2
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (300, 700)], ids=["small", "more than the pool holds"])
+def test_relative_noise_is_a_factor_for_each_element(shape: tuple[int, int]) -> None:
+    x = torch.randn(*reversed(shape), dtype=torch.float64).T
+    pool = Noise.pool(5, x.numel())
+    for design in range(2):
+        factors = Noise(pool, 1, 4, design).like(x) * 1e-3 + 1
+        assert torch.equal(Noise(pool, 1, 4, design).relative(x, 1e-3), factors * x)
+        for mine in (x.clone(), x.contiguous(), x.float()):
+            wanted = factors * mine
+            assert torch.equal(Noise(pool, 1, 4, design).relative(mine, 1e-3, owned=True), wanted)
+
+
+def test_results_that_nearly_overflow_are_looked_for_only_where_there_may_be_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run for them is left out where no intermediate result was large, and would have given the same."""
+    graph = Graph()
+    region = graph.region(graph.op("aten.log.default", graph.op("aten.exp.default", graph.input("s0"))), s0=50)
+    case = Case(1, {"s0": 50}, "normal")
+    runs: list[bool] = []
+
+    def counted(self: Exact, recorded: object, *args: object, brim: bool = False, **kwargs: object) -> None:
+        runs.append(brim)
+        made(self, recorded, *args, brim=brim, **kwargs)  # type: ignore[arg-type]
+
+    made = Exact.__init__
+    monkeypatch.setattr(Exact, "__init__", counted)
+    (target,) = expect(region, case, [torch.linspace(-9, 80, 50)], 4).targets
+    assert target.brim is None and not any(runs)
+    (target,) = expect(region, case, [torch.linspace(-9, 88.7228394, 50)], 4).targets
+    assert any(runs) and target.brim is not None and target.exact.isfinite().all() and target.brim[-1].isinf()

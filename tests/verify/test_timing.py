@@ -164,6 +164,14 @@ def test_a_block_that_lost_its_core_is_taken_again_but_not_for_ever(clock: Clock
     assert timing._block(peer, "k0", 600, 50_000).disturbed and len(peer.runs) == 3 + timing.TRIES  # type: ignore[arg-type]
 
 
+def test_a_long_block_may_lose_its_core_for_as_small_a_share(clock: Clock) -> None:
+    peer = FakePeer(clock, {"k0": 1e8})
+    peer.switched = 2  # the block itself sees one
+    assert not timing._block(peer, "k0", 1, 50_000).disturbed and len(peer.runs) == 1  # type: ignore[arg-type]
+    peer.switched = 3
+    assert not timing._block(peer, "k0", 1, 50_000).disturbed and len(peer.runs) == 3  # type: ignore[arg-type]
+
+
 def test_slow_answers_at_the_start_are_not_subtracted_later(clock: Clock) -> None:
     ours, theirs = FakePeer(clock, {"k0": 10_000.0}), FakePeer(clock, {"eager": 15_000.0})
     ours.slow_trips = theirs.slow_trips = 20

@@ -119,12 +119,15 @@ class Noise:
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fresh tensor of the next source's perturbations."""
+        turned, count = self._next(tensor.numel()), tensor.numel()
+        return (turned if count <= self._size else turned.repeat(-(-count // self._size))[:count]).reshape(tensor.shape)
+
+    def _next(self, count: int) -> torch.Tensor:
+        """The next source's perturbations for so many elements; for more than the pool holds, what repeats."""
         row = (self._source * (1 + 4 * self._design) + self._source // self._rows * 2 * self._design) % self._rows
         self._source += 1
-        start, count = self._source * 7919 % self._size, tensor.numel()
-        some = min(count, self._size)
-        turned = self._pool[start : start + some] * self._signs_from(row)[:some]
-        return (turned if count <= self._size else turned.repeat(-(-count // self._size))[:count]).reshape(tensor.shape)
+        start, some = self._source * 7919 % self._size, min(count, self._size)
+        return self._pool[start : start + some] * self._signs_from(row)[:some]
 
     def _signs_from(self, row: int) -> torch.Tensor:
         """This run's signs for a source whose first element has this row."""
@@ -135,8 +138,17 @@ class Noise:
             self._signs[row] = torch.tensor(period, dtype=torch.float64).repeat(-(-self._size // (n * n)))
         return self._signs[row]
 
-    def relative(self, tensor: torch.Tensor, amplitude: float) -> torch.Tensor:
-        return self.like(tensor).mul_(amplitude).add_(1).mul_(tensor)
+    def relative(self, tensor: torch.Tensor, amplitude: float, owned: bool = False) -> torch.Tensor:
+        """The tensor, perturbed; written over where it is `owned`: fresh memory costs more than the products."""
+        factors, count = self._next(tensor.numel()).mul_(amplitude).add_(1), tensor.numel()
+        if count <= self._size:
+            return factors.reshape(tensor.shape).mul_(tensor)
+        flat, whole = tensor.reshape(-1), count // self._size * self._size
+        owned = owned and tensor.is_contiguous() and tensor.dtype == torch.float64
+        out = flat if owned else torch.empty(count, dtype=torch.float64)
+        torch.mul(flat[:whole].view(-1, self._size), factors, out=out[:whole].view(-1, self._size))
+        torch.mul(flat[whole:], factors[: count - whole], out=out[whole:])
+        return out.view(tensor.shape)
 
     def rounded(self, tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
         """Rounding to a dtype, gradual underflow included: by u of the value, at least by half the distance of denormals."""
@@ -158,6 +170,9 @@ class Exact(TorchDispatchMode):
     `disturbed` pairs inputs with their perturbed copies. Arithmetic takes the copies; what is only moved stays in pairs; what
     is decided (compared, rounded to an integer) on inputs alone is decided on the inputs as they are: no arithmetic comes
     before it, so a tie there has one answer.
+
+    `overflowed` says, after a run without noise, whether some result was that large, or NaN: where none was, a run with `brim`
+    gives the same.
     """
 
     def __init__(
@@ -172,6 +187,7 @@ class Exact(TorchDispatchMode):
         self.brim = brim
         self.pairs = {id(plain): (plain, copy) for plain, copy in disturbed}
         self.turn = 0
+        self.overflowed = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -188,9 +204,12 @@ class Exact(TorchDispatchMode):
             return out[0], _mean_like(out[1], args, kwargs)
         if self.plain and str(func) == ATTENTION:
             return attention.defined(*args, **kwargs), out[1]
-        if self.noise is None and not self.brim or func.is_view:
+        if func.is_view:
             return out
         kinds, unit = self.recorded[turn] if turn < len(self.recorded) else ((torch.float32,), UNIT[torch.float32])
+        if self.noise is None and not self.brim:
+            self.overflowed = self.overflowed or _overflows(out, kinds)
+            return out
         if self.brim:
             over = _overflowing(out, kinds)
             return _stays_infinite(over, args[1]) if func._schema.name == "aten::cumprod" else over
@@ -256,16 +275,23 @@ class Exact(TorchDispatchMode):
             else:
                 out = noise.absolute(out, scale, amplitude)
         elif name in _TRANSCENDENTAL:
-            out = noise.relative(out, 8 * inner)
+            out = noise.relative(out, 8 * inner, _is_fresh(out, args, kwargs))
         elif name in _ACCUMULATES or name == "index_put":
             scale = torch.maximum(out.abs(), _usual(out))
             out = noise.absolute(out, scale, inner * (2 + math.sqrt(min(1024, _most(args)))))
         elif torch.Tag.pointwise in func.tags:
-            out = noise.relative(out, 2 * inner)
+            out = noise.relative(out, 2 * inner, _is_fresh(out, args, kwargs))
         else:  # unknown: as a reduction over the longest dimension, relative to the result's own size
             scale = torch.maximum(out.abs(), _usual(out) if out.numel() else out.abs())
             out = noise.absolute(out, scale, inner * (8 + math.sqrt(_longest(args))))
         return noise.rounded(out, kind) if kind in _NARROW else out
+
+
+def _is_fresh(out: torch.Tensor, args: Any, kwargs: Any) -> bool:
+    """Whether an operation's only result lies in memory of its own."""
+    memory = out.untyped_storage().data_ptr()
+    given = (t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
+    return all(t.untyped_storage().data_ptr() != memory for t in given)
 
 
 def _usual(out: torch.Tensor) -> torch.Tensor:
@@ -277,10 +303,25 @@ def _overflowing(out: Any, kinds: tuple[torch.dtype | None, ...]) -> Any:
     """Results beyond what their native dtype holds, or within 8 roundings of it, as infinities."""
     if isinstance(out, (tuple, list)):
         return type(out)(_overflowing(r, (k,)) for r, k in zip(out, kinds, strict=False))
-    if not isinstance(out, torch.Tensor) or not out.is_floating_point() or kinds[0] not in UNIT:
+    if not _overflows(out, kinds):
         return out
-    most = torch.finfo(kinds[0]).max * (1 - 8 * UNIT[kinds[0]])
-    return torch.where(out.abs() >= most, torch.copysign(torch.full_like(out, math.inf), out), out)
+    return torch.where(out.abs() >= _most_of(kinds[0]), torch.copysign(torch.full_like(out, math.inf), out), out)
+
+
+def _overflows(out: Any, kinds: tuple[torch.dtype | None, ...]) -> bool:
+    """Whether a result is beyond what its native dtype holds, within 8 roundings of it, or NaN."""
+    if isinstance(out, (tuple, list)):
+        return any(_overflows(r, (k,)) for r, k in zip(out, kinds, strict=False))
+    if not isinstance(out, torch.Tensor) or not out.is_floating_point() or kinds[0] not in UNIT or not out.numel():
+        return False
+    least, most = out.aminmax()
+    return not (float(least) > -_most_of(kinds[0]) and float(most) < _most_of(kinds[0]))
+
+
+def _most_of(kind: torch.dtype | None) -> float:
+    """What just about fits into a dtype."""
+    assert kind is not None
+    return torch.finfo(kind).max * (1 - 8 * UNIT[kind])
 
 
 def _stays_infinite(out: torch.Tensor, dim: int) -> torch.Tensor:
