@@ -42,6 +42,7 @@ class FakePeer:
         self.runs: list[str] = []
         self.late = self.switched = self.slow_trips = 0
         self.values: dict[str, list[list[float]]] = {}
+        self.more: dict[str, int] = {}
 
     def ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
         self.clock.now += 50_000
@@ -57,7 +58,7 @@ class FakePeer:
             self.late -= 1
             self.clock.now += 5e6
         self.switched = max(0, self.switched - 1)
-        return {"ns": spent * self.clock_factor, "switches": self.switched}
+        return {"ns": spent * self.clock_factor, "switches": self.switched, **self.more}
 
 
 @pytest.fixture
@@ -170,6 +171,13 @@ def test_a_long_block_may_lose_its_core_for_as_small_a_share(clock: Clock) -> No
     assert not timing._block(peer, "k0", 1, 50_000).disturbed and len(peer.runs) == 1  # type: ignore[arg-type]
     peer.switched = 3
     assert not timing._block(peer, "k0", 1, 50_000).disturbed and len(peer.runs) == 3  # type: ignore[arg-type]
+
+
+def test_what_a_thread_lost_decides_where_it_is_known(clock: Clock) -> None:
+    peer = FakePeer(clock, {"k0": 10_000.0})
+    for lost, disturbed in ((50_000, False), (80_000, True)):  # of 6 ms
+        peer.switched, peer.more = 100, {"lost": lost}
+        assert timing._block(peer, "k0", 600, 50_000).disturbed is disturbed, lost  # type: ignore[arg-type]
 
 
 def test_slow_answers_at_the_start_are_not_subtracted_later(clock: Clock) -> None:

@@ -168,13 +168,14 @@ class Server:
         if message.get("cold"):
             self._fill_caches(message["cold"])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        start = time.perf_counter_ns()
+        start, worked = time.perf_counter_ns(), time.thread_time_ns()
         for _ in range(message["calls"]):
             number, tensors = next(inputs)
             out = call(tensors)
-        spent = time.perf_counter_ns() - start
+        spent, worked = time.perf_counter_ns() - start, time.thread_time_ns() - worked
         self.last[message["name"]] = (number, out)
-        return {"ns": spent, "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before}
+        found = {"ns": spent, "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before}
+        return found | ({"lost": max(0, spent - worked)} if torch.get_num_threads() == 1 else {})
 
     def do_glance(self, message: dict[str, Any]) -> dict[str, Any]:
         """Some elements of the outputs of the last timed call, and which set of inputs they came from."""

@@ -38,7 +38,8 @@ BLOCK_NS = 4e6  # a sample is a block of calls of at least this length; a round 
 SETTLE_SECONDS = 0.001  # before a block, so that the other peer's idle threads have gone to sleep
 WAKE_NS = 500_000
 LATE = 0.05  # a block is disturbed where the outer clock shows this much more than the inner one
-SLICE_NS = 4e6  # or where processes that took a core away may have kept it for as large a share: each for so long
+SLICE_NS = 4e6  # or where processes that took a core away may have kept it for as large a share: each for so long, or,
+LOST = 0.01  # where one thread knows what it has lost, that share
 BUSY = 0.2  # share of disturbed blocks above which everything is measured once more
 BUSY_PAUSE_SECONDS = 1.0
 TRIES = 4  # of a block that other processes disturb
@@ -358,7 +359,8 @@ def _block(peer: Peer, name: str, calls: int, trip_ns: float, tries: int = TRIES
         reply = peer.ask({"do": "run", "name": name, "calls": calls}, 60.0)
         outer, inner = max(1.0, time.perf_counter_ns() - start - trip_ns), float(reply["ns"])
         late = outer - inner > max(LATE * outer, 1.5 * trip_ns)
-        block = _Block(outer, inner, late or reply["switches"] * SLICE_NS > LATE * outer)
+        taken = reply["switches"] * SLICE_NS > LATE * outer and reply.get("lost", outer) > LOST * outer
+        block = _Block(outer, inner, late or taken)
         if best is None or not block.disturbed or block.outer < best.outer:
             best = block
         if not best.disturbed:
