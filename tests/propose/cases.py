@@ -58,6 +58,36 @@ def thrice(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return (x[..., None].expand(-1, -1, 3) * g.sum(-1, keepdim=True)).flatten(1)
 
 
+def one_hot(x: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Sums of rows that differ in one place, which may lie outside."""
+    places = torch.arange(x.shape[1])
+    hot = torch.where(places == t, -1.0, 0.0).to(x.dtype) * w
+    cold = torch.where(t != places, w.exp() * 0.125, x[:, :1])
+    return hot.sum(1), x.exp() * hot.sum(1, keepdim=True) - hot, cold.sum(-1) / x.shape[1]
+
+
+def one_hot_columns(x: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Along the first dimension, behind a view."""
+    hot = torch.where(torch.arange(x.shape[0])[:, None] == t, w, 0.0)
+    return hot.T.reshape(1, x.shape[1], -1).sum(2) + x.sum(0)
+
+
+def not_one_hot(x: torch.Tensor, w: torch.Tensor, t: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Comparisons with other than one number a row, or beside other variation."""
+    places = torch.arange(x.shape[1])
+    return (
+        torch.where(places == u, w, 0.0).sum(1), torch.where(places == t, x, 0.0).sum(1), (torch.where(places == t, w, 0.0) + x).sum(1),
+        torch.where(places * 2 == t, w, 0.0).sum(1), torch.where(places.flip(0) == t, w, 0.0).sum(1),
+        torch.where((places == t) | (places == t + 1), w, 0.0).sum(1), torch.where(places == t, w, 0.0).sum((0, 1)),
+    )  # fmt: skip
+
+
+def infinite(m: int) -> torch.Tensor:
+    w = torch.randn(m, 1)
+    w[::3] = float("inf")
+    return w
+
+
 def bag(table: torch.Tensor, i: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return (table[i] * w[..., None]).sum(1)
 
@@ -220,6 +250,16 @@ CASES: dict[str, Case] = {
                               ((3, 37, 53), (2, 5, 300))),
     "vector_added": Case(lambda b, x, w: torch.addmm(b, x, w.to(x.dtype)).relu(),
                          lambda k, n: [randn(n), randn(1, k), torch.randint(0, 255, (k, n), dtype=torch.uint8)], ROWS),
+    "one_hot": Case(one_hot, lambda m, n: [randn(m, n), randn(m, 1), torch.randint(-2, n + 2, (m, 1))], ROWS),
+    "one_hot_columns": Case(one_hot_columns, lambda m, n: [randn(m, n), randn(n), torch.randint(0, m, (n,))], ROWS),
+    "one_hot_bf16": Case(one_hot, lambda m, n: [randn(m, n, dtype=torch.bfloat16), randn(m, 1, dtype=torch.bfloat16),
+                                                torch.randint(0, n, (m, 1))], ROWS[:4]),
+    "one_hot_overflowing": Case(lambda x, w, t: torch.where(torch.arange(x.shape[1]) == t, -1.0, 0.0).mul(w).sum(1) + x[:, 0],
+                                lambda m, n: [randn(m, n), infinite(m), torch.randint(0, n, (m, 1))], ROWS),
+    "not_one_hot": Case(not_one_hot, lambda m, n: [randn(m, n), randn(m, 1), torch.randint(0, n, (m, 1)), torch.randint(0, n, (n,))],
+                        ROWS),
+    "one_hot_turned": Case(lambda w, t: torch.where(torch.arange(t.shape[0] * 2).reshape(-1, 2).T.reshape(1, 2, -1) == t[None, None], w[None], 0.5)
+                           .sum(-1), lambda n: [randn(2, n), torch.randint(0, 2 * n, (n,))], ((37,), (64,)), (2, 4)),
 }  # fmt: skip
 
 

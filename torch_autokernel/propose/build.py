@@ -11,7 +11,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Const, Op, Ref, Signature
 from torch_autokernel.core.windows import Window
-from torch_autokernel.propose import ir, windows, written_out
+from torch_autokernel.propose import ir, one_hot, windows, written_out
 from torch_autokernel.propose.index import Refused, at_most, mul, product, sub
 from torch_autokernel.propose.ir import Node, const, convert, peel, point
 from torch_autokernel.propose.pull import unrolls
@@ -679,7 +679,10 @@ def _sum(c: Call) -> Node:
     if c.op.target == "aten.sum.default":
         x = c.node(0)
         return ir.reduce("sum", x, range(len(x.shape)), False, c.dtype)
-    return ir.reduce("sum", c.node(0), _dims(c, 1), bool(c.raw(2, "keepdim", False)), c.dtype)
+    axes, keepdim = _dims(c, 1), bool(c.raw(2, "keepdim", False))
+    if len(axes) == 1 and (found := one_hot.total(c.node(0), axes[0], c.dtype)) is not None:
+        return found if keepdim else ir.squeeze_all(found, axes)
+    return ir.reduce("sum", c.node(0), axes, keepdim, c.dtype)
 
 
 @lowers("aten.mean.dim", "aten.mean.default")

@@ -225,11 +225,27 @@ class SweepText(RowText):
             low, high = size_text(r.low), size_text(r.high)
             if strip:
                 low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
+            whole, self.scope = self.scope, dict(self.scope)
+            self.emit_all(self._same_in_all_steps(group), self.scope)
             with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
                 if pieces:
                     self.finish_all(pieces, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in pieces], {})
                 else:
                     self.row_body(group)
+            self.scope = whole
+
+    def _same_in_all_steps(self, group: list[Segment]) -> list[Inst]:
+        """What a row's steps have in common; the compiler may not know that stores leave it as it is. Where the row is in
+        pieces, of which some may be empty, each keeps its own."""
+        if self.pieces or self.vector in self.sweep.cuts:
+            return []
+        inside = frozenset((self.vector, *self.sweep.content))
+        values = sorted(reach([v for segment in group for v in segment.values.values()]), key=lambda i: i.id)
+        moving: set[Inst] = set()
+        for i in values:  # operands first
+            if i.kind in ("scan", "fold") or i.stage or i.axes & inside or not moving.isdisjoint(i.args):
+                moving.add(i)
+        return [i for i in values if i not in moving]
 
     # ---- reductions over rows ----
     def _write_late(self, keep: list[str], over: list[str]) -> None:
