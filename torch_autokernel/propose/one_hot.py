@@ -42,10 +42,17 @@ class _Rows:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, Index], bool] = {}
+        self._done: dict[tuple[int, int, str], Node] = {}
 
     def at(self, x: Node, dim: int, what: str) -> Node:
         """x without its variation along the dimension, whose size becomes 1; raises _Varies where there is another one. One way
         leads to the comparison: over two, its rows may have come to lie differently."""
+        key = id(x), dim, what
+        if key not in self._done:
+            self._done[key] = self._found(x, dim, what)
+        return self._done[key]
+
+    def _found(self, x: Node, dim: int, what: str) -> Node:
         shape = _kept(x.shape, dim)
         if not self._along(x, dim):
             if what is _PLACE:
