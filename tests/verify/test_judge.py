@@ -20,6 +20,7 @@ from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Arch, Artifact, Candidate, Region, Source, Status, Verdict
 from torch_autokernel.machine.worker import Limits
 from torch_autokernel.verify import judge as judging
+from torch_autokernel.verify import screen as screening
 from torch_autokernel.verify.bank import Bank
 from torch_autokernel.verify.checks.state import STRETCHES, with_neighbours
 from torch_autokernel.verify.judge import Judge, Trial
@@ -98,6 +99,23 @@ def test_typical_region_takes_about_a_second(judge: Judge, objects: Path) -> Non
     start = time.process_time()
     assert judge.judge(region, built).accepted
     assert time.process_time() - start < 4  # of this process; the machine may be busy, so the limit is loose
+
+
+def test_a_disturbance_of_one_group_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight candidates in two groups, the second of which was measured while the machine was slow."""
+    true = dict(zip("abcdefgh", (300.0, 320.0, 340.0, 900.0, 800.0, 700.0, 200.0, None), strict=True))
+    turns: list[list[str]] = []
+
+    def group(_pool: object, _region: object, names: list[str], *_more: object) -> list[float | None]:
+        turns.append(names)
+        return [None if (ns := true[n]) is None else ns * (1.7 if len(turns) == 2 else 1.0) for n in names]
+
+    monkeypatch.setattr(screening, "_group", group)
+    found = screening.screen(None, None, list(true), None, 1.0)  # type: ignore[arg-type]
+    assert found == list(true.values()) and turns == [list("abcdef"), list("gh"), list("abcg")]
+    turns.clear()
+    screening.screen(None, None, list("abc"), None, 1.0)  # type: ignore[arg-type]
+    assert turns == [list("abc")]
 
 
 def test_screening_ranks_by_speed(judge: Judge, objects: Path) -> None:

@@ -14,19 +14,29 @@ from torch_autokernel.verify.runner import WorkerRunner
 
 AT_ONCE = 6  # workers, each with its own buffers
 ROUNDS = 5
+FINALISTS, NEAR = 4, 1.6  # so many at most, and no slower than so many times the fastest, are measured once more, side by side
+LATE = 3  # unless the first measurements took so many times what they should
 _MOST_CALLS = 1000
 
 
 def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: Prepared, seconds: float) -> list[float | None]:
     """Nanoseconds a call at the prepared case's sizes, None for those that do not come back; takes about `seconds`.
 
-    A few candidates at a time, in turns, so that a disturbance hits all of them; the least of the rounds counts. The time is
+    A few candidates at a time, in turns, so that a disturbance hits all of them; the least of the rounds counts. Those in front
+    of several groups are measured once more together: a disturbance as long as one turn would have decided. The time is
     the worker's own, a claim: a candidate that lies gets no further than the timed comparison.
     """
     out: list[float | None] = []
+    began = time.perf_counter()
     for start in range(0, len(artifacts), AT_ONCE):
         group = artifacts[start : start + AT_ONCE]
         out += _group(pool, region, group, prepared, seconds * len(group) / len(artifacts))
+    ran = sorted((ns, i) for i, ns in enumerate(out) if ns is not None)
+    finalists = [i for ns, i in ran[:FINALISTS] if ns <= NEAR * ran[0][0]]
+    if len(finalists) > 1 and len(artifacts) > AT_ONCE and time.perf_counter() - began <= LATE * seconds:
+        again = _group(pool, region, [artifacts[i] for i in finalists], prepared, seconds / 2)
+        for i, ns in zip(finalists, again, strict=True):
+            out[i] = min((t for t in (out[i], ns) if t is not None), default=None)
     return out
 
 
