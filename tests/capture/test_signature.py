@@ -83,6 +83,13 @@ def test_sizes_are_general_and_pinned_only_where_they_must_be() -> None:
     assert sig.inputs[0].shape == ("s0", 20)
 
 
+def test_the_size_that_a_roll_wraps_at_is_one_number() -> None:
+    sig = region(lambda x: torch.roll(x, 2, 1).exp(), torch.randn(6, 20)).region.signature
+    assert sig.inputs[0].shape == ("s0", 20)
+    sig = region(lambda x: torch.fmod(x, 20) * 2, torch.randn(6, 20)).region.signature
+    assert sig.inputs[0].shape == ("s0", "s1")
+
+
 FAITHFUL: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "layer": (layer, [(4, 6), (4, 6), (6,)]),
     "constants": (lambda x: torch.where(x > 0, x, float("-inf")).clamp(max=3.0) + float("inf") * 0.0, [(4, 6)]),

@@ -260,6 +260,12 @@ CASES: dict[str, Case] = {
                         ROWS),
     "one_hot_turned": Case(lambda w, t: torch.where(torch.arange(t.shape[0] * 2).reshape(-1, 2).T.reshape(1, 2, -1) == t[None, None], w[None], 0.5)
                            .sum(-1), lambda n: [randn(2, n), torch.randint(0, 2 * n, (n,))], ((37,), (64,)), (2, 4)),
+    "rolled": Case(lambda x, y: F.gelu(torch.roll(x, (3, -2), (1, 2)) + y), lambda b, m, n: [randn(b, m, n), randn(b, m, n)],
+                   ((2, 16, 24), (1, 16, 24), (5, 16, 24)), (16, 24)),
+    "rolled_far": Case(lambda x: torch.roll(x, 1000, 0) * torch.roll(x, -1, 1) + torch.roll(x, 37, 0), lambda m, n: [randn(m, n, grad=True)],
+                       ((37, 24),), (37, 24)),
+    "modulo": Case(lambda x: x[:, (torch.arange(24) * 5 + 3).fmod(24)] + torch.arange(24).fmod(5) * (torch.arange(24) - 30).fmod(7)
+                   + (torch.arange(24) - 3).fmod(24) + (torch.arange(24) + 20).fmod(24), lambda m, n: [randn(m, n)], ((37, 24), (1, 24)), (24,)),
 }  # fmt: skip
 
 

@@ -49,6 +49,14 @@ def test_divmod_refuses_what_it_cannot_know() -> None:
         Space({"i": Range(0, "s0")}).divmod(Affine.axis("i"), "s1")
 
 
+def test_what_is_a_value_is_neither_split_nor_cut() -> None:
+    space = Space({"@3": Range(0, 12)})
+    with pytest.raises(Refused, match="division by 4"):
+        space.divmod(Affine.axis("@3"), 4)
+    with pytest.raises(Refused, match="boundary"):
+        space.side(Affine.axis("@3"), 5)
+
+
 def test_side_cuts_inside_and_answers_outside() -> None:
     space = Space({"i": Range(0, 16)})
     assert space.side(Affine.axis("i"), 16) is True

@@ -147,7 +147,7 @@ def capture_region(
     ins = list(inputs) if inputs is not None else found
     if missing := [n.name for n in found if n not in ins]:
         raise CaptureError(f"the region reads {missing[0]}, which is not among its inputs")
-    pinned: frozenset[int | str] = frozenset(static)
+    pinned: frozenset[int | str] = frozenset(static) | _turns(body)
     for _ in range(_MAX_PINS):
         sizes = Sizes(pinned)
         try:
@@ -160,6 +160,13 @@ def capture_region(
     values = {name: sizes.values[name] for name in signature.symbols}
     region = Region(signature, print_reference(signature), values, tuple(n.name for n in body), phase)
     return Captured(region, tuple(ins), tuple(outputs), tuple(body))
+
+
+def _turns(body: Sequence[fx.Node]) -> frozenset[int]:
+    """The numbers that places are taken modulo: a roll is told as two pieces where the size it wraps at is one number."""
+    wraps = [n for n in body if ops.name_of(n.target) in ("aten.fmod.Scalar", "aten.remainder.Scalar")]
+    places = [n for n in wraps if isinstance(v := n.meta.get("val"), torch.Tensor) and v.dtype == torch.int64 and v.dim() == 1]
+    return frozenset(n.args[1] for n in places if type(n.args[1]) is int and n.args[1] > 1)
 
 
 def _signature(sizes: Sizes, inputs: list[fx.Node], body: list[fx.Node], outputs: list[fx.Node]) -> Signature:

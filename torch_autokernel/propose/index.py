@@ -197,8 +197,8 @@ class Space:
         for axis, c in sorted(under.items(), key=lambda kv: -len(dims.parse(kv[1]))):
             inner = divide(d, c)
             size = self.ranges[axis].high
-            if inner is None or inner == 1 or self.ranges[axis].low != 0 or at_most(size, inner):
-                continue
+            if inner is None or inner == 1 or self.ranges[axis].low != 0 or at_most(size, inner) or axis[0] == "@":
+                continue  # what is a value is no loop
             if divide(size, inner) is not None:
                 raise SplitNeeded(axis, inner)
 
@@ -210,6 +210,8 @@ class Space:
         if at_most(at, low):
             return False
         for axis, c in e.terms:
+            if axis[0] == "@":
+                continue
             rest = Affine.of({a: k for a, k in e.terms if a != axis}, e.const)
             low, high = self.bounds(rest)
             gap = sub(at, rest.const)

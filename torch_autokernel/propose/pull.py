@@ -9,7 +9,7 @@ from typing import Any
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import FUNCTIONS
-from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, mul, product
+from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, at_most, mul, nonnegative, product, sub
 from torch_autokernel.propose.ir import Index, Node
 
 UNROLL = 4
@@ -107,9 +107,36 @@ class Puller:
 
     def _point(self, node: Node, index: Index) -> Inst:
         args = tuple(self.value(a, ir.broadcast(index, a.shape)) for a in node.args)
-        if node.ctype == "int64_t" and (at := _index_arithmetic(node.fn, args)) is not None:
+        if node.ctype == "int64_t" and (at := _index_arithmetic(node.fn, args) or self._wrapped(node.fn, args)) is not None:
             return self.table.make("index", node.ctype, axes=at.axes, at=at, cost=1.0)
+        if node.fn == "select" and args[0].kind == "const":
+            return args[1] if args[0].value else args[2]
+        if node.fn in ("lt", "ge") and (below := self._below(*args)) is not None:
+            return self._const(ir.const(below == (node.fn == "lt")), ())
         return self.table.make("fn", node.ctype, args, fn=node.fn, cost=FUNCTIONS[node.fn][1], node=node)
+
+    def _wrapped(self, fn: str, args: tuple[Inst, ...]) -> Affine | None:
+        """A loop index that is taken modulo a number not before its second round: the loop is cut where that begins."""
+        if fn not in ("remainder", "fmod") or args[0].kind != "index" or not _is_size(args[1]):
+            return None
+        at, count = args[0].at, args[1].value
+        try:
+            low, high = self.space.bounds(at)
+            if not nonnegative(low) or not at_most(high, sub(mul(2, count), 1)):
+                return None
+            return at if self.space.side(at, count) else at.plus(mul(-1, count))
+        except Refused:
+            return None
+
+    def _below(self, x: Inst, y: Inst) -> bool | None:
+        """Whether a loop index is less than a number; None where it is both or nothing is known."""
+        if x.kind != "index" or not _is_size(y):
+            return None
+        try:
+            low, high = self.space.bounds(x.at)
+        except Refused:
+            return None
+        return True if at_most(high, sub(y.value, 1)) else False if at_most(y.value, low) else None
 
     def _view(self, node: Node, index: Index) -> Inst:
         assert node.pull is not None
@@ -156,6 +183,10 @@ class Puller:
         for t in terms[1:]:
             out = self.table.make("fn", node.ctype, (out, t), fn=name, cost=1.0, node=node)
         return out
+
+
+def _is_size(inst: Inst) -> bool:
+    return inst.kind == "size" or inst.kind == "const" and isinstance(inst.value, int) and not isinstance(inst.value, bool)
 
 
 def _index_arithmetic(fn: str, args: tuple[Inst, ...]) -> Affine | None:
