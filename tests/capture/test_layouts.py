@@ -43,3 +43,12 @@ def test_kernels_between_convolutions_run(
     for phase in ("inference", "forward", "backward"):
         images = [s for r in engine.regions if r.phase == phase for s in r.signature.inputs if len(s.shape) == 4 and s.shape[1] == 8]
         assert images and any(s.natural_stride()[1] == 1 for s in images) == (rest == "inductor"), phase
+
+
+def test_a_norm_that_views_images_otherwise(engine: ReferenceEngine, caplog: pytest.LogCaptureFixture) -> None:
+    """Instance norm joins batch and channels, which no view of channels-last images can."""
+    model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.InstanceNorm2d(8)), torch.randn(2, 3, 10, 12)
+    compiled: Any = torch.compile(model, backend=autokernel, options={"strict": True})
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    assert engine.calls and "the reference runs" not in caplog.text

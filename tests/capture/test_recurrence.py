@@ -100,6 +100,37 @@ def test_no_loop_is_no_loop() -> None:
     assert loops(elman, None) and loops(GRU.forward, GRU()) and not loops(torch.nn.Linear.forward, torch.nn.Linear(2, 2))
 
 
+class MadeInALoop(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList()
+        for _ in range(3):
+            self.layers.append(torch.nn.Linear(4, 4))
+
+    def reset_parameters(self) -> None:
+        for layer in self.layers:
+            layer.reset_parameters()  # type: ignore[operator]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layers[0](x))
+
+    def last(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[1](x)  # type: ignore[no-any-return]
+
+
+class RunInALoop(MadeInALoop):
+    def last(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_loop_that_makes_a_module_is_none() -> None:
+    assert not loops(MadeInALoop.forward, MadeInALoop())
+    assert loops(RunInALoop.forward, RunInALoop())
+    assert loops(torch.nn.Sequential.forward, torch.nn.Sequential(RunInALoop()))
+
+
 def test_a_state_that_trades_places() -> None:
     """Faithful or refused."""
     args = [rn(3, 40, 10), rn(3, 10), rn(3, 10)]

@@ -106,6 +106,35 @@ class Scaled(torch.nn.Module):
         return x * self.weight
 
 
+class Stack(torch.nn.Module):
+    """Layers in a loop, which is none over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(Scaled() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_calls_through_layers_run_as_they_are_without_being_asked_again(
+    refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(0.3, monkeypatch)
+    module = ak.autokernel(Stack())
+    x = torch.randn(4, 8)
+    for grad in (False, True):
+        x.requires_grad_(grad)
+        with torch.set_grad_enabled(grad):
+            wanted = [module(x) for _ in range(4)][0]
+            with monkeypatch.context() as patch:
+                patch.setattr(module.forward, "settled", None)  # whatever is not found in C looks into it
+                assert torch.equal(module(x), wanted) and wanted.requires_grad == grad
+    assert [r.gradients for r in module.forward._plain_routes] == [False, True]
+
+
 @pytest.mark.parametrize("speed", [0.3, 1.2])
 def test_training_is_timed_forward_and_backward(speed: float, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Apart from inference; what the trial computes leaves no gradients behind."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from torch_autokernel.core import deadline
 from torch_autokernel.core.errors import ToolchainError
 from torch_autokernel.lang import batch
 
@@ -48,6 +49,14 @@ def test_time_limit(tmp_path: Path) -> None:
     slow, fast = batch.run([job(tmp_path, "a", "while True: pass"), job(tmp_path, "b", "print(1)")], tmp_path, seconds=1)
     assert slow.code in batch.TIMED_OUT and slow.log.startswith("the compiler was stopped after 1 s") and fast.code == 0
     assert time.perf_counter() - start < 20
+
+
+def test_what_the_deadline_ends_is_a_result(tmp_path: Path) -> None:
+    with deadline.within(0.7):
+        done, idle = batch.run([job(tmp_path, "a", "print(1)"), job(tmp_path, "b", "import time; time.sleep(60)")], tmp_path)
+    assert (done.code, done.log) == (0, "1\n") and idle.code == -1 and idle.log == deadline.ENDED and deadline.left() is None
+    with deadline.within(float("inf")):
+        assert deadline.left() is None and batch.run([job(tmp_path, "c", "print(1)")], tmp_path)[0].code == 0
 
 
 def test_patience_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.search.fakes import FakeJudge, FakeLanguage, FakeProposer, FakeStopwatch, region, searcher
-from torch_autokernel.core import events
+from torch_autokernel.core import deadline, events
 from torch_autokernel.core.errors import WorkerError
-from torch_autokernel.core.types import Arch, Attempt, Budget, Candidate, Cost, Region, Status, Timing
+from torch_autokernel.core.types import Arch, Artifact, Attempt, Budget, Candidate, Cost, Region, Signature, Status, Timing
 from torch_autokernel.search.loop import JUDGED, Result, Searcher, ranges_around
 from torch_autokernel.verify.timing import Suspect
 
@@ -190,6 +191,21 @@ def test_no_seconds_means_no_work(tmp_path: Path) -> None:
     language = FakeLanguage()
     result = only(searcher(tmp_path, "50000", language=language), Budget(seconds=0.0))
     assert result.best is None and not result.final and "seconds used up" in result.reason and not language.batches
+
+
+class SlowLanguage(FakeLanguage):
+    """Is still at work when the time is over."""
+
+    def compile(self, candidates: Sequence[Candidate], signature: Signature, arch: Arch, folder: Path) -> list[Artifact]:
+        while (left := deadline.left()) is None or left > 0:
+            time.sleep(0.05)
+        return [Artifact(c, "", "", "kernel", log=deadline.ENDED) for c in candidates]
+
+
+def test_compilers_have_as_long_as_the_budget(tmp_path: Path) -> None:
+    """What is not ready then was not tried: another search will compile it."""
+    result = only(searcher(tmp_path, "50000", language=SlowLanguage()), Budget(seconds=0.5))
+    assert result.best is None and not result.final and "seconds used up" in result.reason and not result.attempts
 
 
 def test_no_tokens_does_not_stop_a_search_that_needs_none(tmp_path: Path) -> None:

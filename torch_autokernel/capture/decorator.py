@@ -72,7 +72,7 @@ class Accelerated:
             return self.original(*args, **kwargs) if self.module is None else self.original(self.module, *args, **kwargs)
         if self.known is not None and not kwargs and (result := self.known(args)) is not direct.MISS:
             return result
-        if self.patience and not self.plans and not self.trainer.loops:
+        if self.patience and not self.plans and not (self.trainer.loops and (self.cuts or self.trainer.plans)):
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
         if not kwargs and direct.plain_world():
@@ -153,7 +153,10 @@ class Accelerated:
         """Calls like this one, for which there is no plan, run as they are."""
         kind = identity(args)
         known = kind is not None and (records(args) or kind in self.failed)
-        if not known or self.parts.found or self.trainer.loops or len(self._plain_routes) >= _MAX_PLANS:
+        if not known or self.parts.found or len(self._plain_routes) >= _MAX_PLANS:
+            return
+        if self.trainer.loops and self._records(args) and not self.trainer.gave_up(args):
+            self.patience = 0  # it is asked the next time
             return
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         if len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):

@@ -62,11 +62,9 @@ class Trainer:
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """The result, recorded by autograd, or MISS. Only for calls in a plain world, with gradients enabled."""
-        key = identity(args)
+        key = self._key(args)
         if key is None:
             return MISS
-        if self.module is not None:
-            key = (key, tuple([p.requires_grad for p in self.module.parameters()]))
         plan = self.plans.get(key)
         if plan is not None and not plan.watched.holds() and self.renewals < _MAX_RENEWALS:
             self.renewals += 1
@@ -77,6 +75,16 @@ class Trainer:
                 return MISS
             plan = self._plan(key, args)
         return MISS if plan is None else plan(args)
+
+    def gave_up(self, args: tuple[Any, ...]) -> bool:
+        """Whether a plan for calls like this one was looked for, and there is none."""
+        return self._key(args) in self.failed
+
+    def _key(self, args: tuple[Any, ...]) -> Any:
+        key = identity(args)
+        if key is None or self.module is None:
+            return key
+        return key, tuple([p.requires_grad for p in self.module.parameters()])
 
     def _plan(self, key: Any, args: tuple[Any, ...]) -> TrainingPlan | None:
         resolved = config.resolve(self.options)

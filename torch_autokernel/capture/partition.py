@@ -391,7 +391,7 @@ def _is_plain_view(node: fx.Node) -> bool:
         shape, stride = [hint(s) for s in base.shape], [hint(s) for s in base.stride()]
         meta = torch.empty_strided(shape, stride, dtype=base.dtype, device="meta")
         meta.view([hint(s) for s in node.meta["val"].shape])
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the second is what torch's own Python says under a trace
         return False
     return True
 

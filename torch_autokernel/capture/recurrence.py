@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.loop_signature import LoopWriter, T
+from torch_autokernel.capture.purity import codes
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.reroll import live, roll, share
 from torch_autokernel.capture.signature import Captured
@@ -71,12 +72,15 @@ def longest(args: Sequence[Any]) -> int:
 
 
 def loops(function: Callable[..., Any], module: torch.nn.Module | None) -> bool:
-    """Whether the Python text of the function, of a user's submodule, or of what they call, loops at all."""
+    """Whether the Python text of the function, of a user's submodule's forward, or of what they call, loops at all. What only
+    makes a module may loop as it likes."""
     todo: list[Any] = [function]
-    if module is not None:
-        for m in module.modules():
-            if type(m).__module__.split(".")[0] != "torch":
-                todo += [f for f in vars(type(m)).values() if isinstance(f, types.FunctionType)]
+    methods: dict[str, list[Any]] = {}
+    for m in () if module is None else module.modules():
+        own = [c for c in type(m).__mro__ if c.__module__.split(".")[0] != "torch" and issubclass(c, torch.nn.Module)]
+        for name, f in (item for c in own for item in vars(c).items()):
+            methods.setdefault(name, []).append(f.fget if isinstance(f, property) else f)
+        todo += [type(m).forward] if own else []
     seen: set[Any] = set()
     while todo:
         f = todo.pop()
@@ -86,7 +90,9 @@ def loops(function: Callable[..., Any], module: torch.nn.Module | None) -> bool:
         seen.add(f)
         if _jumps_back(f.__code__):
             return True
-        called = [f.__globals__.get(n) for n in f.__code__.co_names] + [c.cell_contents for c in f.__closure__ or ()]
+        names = {n for code in codes(f.__code__) for n in code.co_names}
+        todo += [f for n in names for f in methods.get(n, ())]
+        called = [f.__globals__.get(n) for n in names] + [c.cell_contents for c in f.__closure__ or () if c != types.CellType()]
         todo += [
             g for g in called if isinstance(g, (types.FunctionType, types.MethodType)) and g.__module__.split(".")[0] != "torch"
         ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch_autokernel.core import deadline
 from torch_autokernel.core.errors import ToolchainError
 from torch_autokernel.lang.compiler import environment
 from torch_autokernel.machine.cpu import threads
@@ -42,7 +43,8 @@ class Result:
 
 
 def run(jobs: Sequence[Job], folder: Path, first: Sequence[Job] = (), seconds: int = SECONDS) -> list[Result]:
-    """The results of `jobs`, in order; `first` are done before any of them. A command that fails is a result."""
+    """The results of `jobs`, in order; `first` are done before any of them. A command that fails is a result, and so is one
+    that the deadline (`core/deadline.py`) ends."""
     file = folder / "build.ninja"
     file.write_text(_build_file(jobs, first, seconds))
     command = [_ninja(), "-C", str(folder), "-f", file.name, "-k", "0", "-j", str(max(1, min(threads(), len(jobs))))]
@@ -56,13 +58,18 @@ def run(jobs: Sequence[Job], folder: Path, first: Sequence[Job] = (), seconds: i
 
 
 def _run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
-    """Exit code and output. Whatever interrupts the wait, ninja is asked to end, and ends its compilers."""
+    """Exit code and output; 0 and nothing where the deadline came first. Whatever interrupts the wait, ninja is asked to end,
+    and ends its compilers."""
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     except OSError as error:
         raise ToolchainError(f"ninja cannot be run: {error}", "pip install ninja") from error
     try:
-        said, _ = process.communicate()
+        said, _ = process.communicate(timeout=deadline.left())
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate()
+        return 0, ""
     except BaseException:
         process.terminate()
         process.communicate()
@@ -138,6 +145,8 @@ def _result(job: Job, took: float, seconds: int) -> Result:
         code = int(_code_file(job).read_text())
         text = _log_file(job).read_text(errors="replace")
     except (OSError, ValueError) as error:
+        if deadline.left() == 0:
+            return Result(-1, deadline.ENDED, took)
         return Result(-1, f"the compilation left no result: {error}", took)
     if code in TIMED_OUT or (code and "CPU time limit exceeded" in text):
         text = f"the compiler was stopped after {seconds} s\n{text}"

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch_autokernel.core import events, points
+from torch_autokernel.core import deadline, events, points
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import ToolchainError, WorkerError
 from torch_autokernel.core.protocols import Author, Proposer
@@ -230,16 +230,18 @@ class Searcher:
     def _try(self, hunt: Hunt, candidates: list[Candidate]) -> list[Attempt]:
         """One attempt for each candidate. Sets the hunt's `best` and says what kept the others back."""
         hunt.folder.mkdir(parents=True, exist_ok=True)
-        artifacts = self._compile(hunt, candidates)
+        with deadline.within(hunt.ledger.left()):
+            artifacts = self._compile(hunt, candidates)
         compiled = [a for a in artifacts if a.ok]
         self._tell("search.compiled", hunt.region, compiled=len(compiled), of=len(artifacts))
         verdicts: dict[str, Verdict] = {}
         hunt.close = False
         if not compiled:
             hunt.reasons.append(f"no candidate compiles: {_first_line(artifacts[0].log)}")
+            self._out_of_budget(hunt)
         elif not self._out_of_budget(hunt):
             self._contest(hunt, self._rank(hunt, compiled), verdicts)
-        pairs = zip(candidates, artifacts, strict=True)
+        pairs = [(c, a) for c, a in zip(candidates, artifacts, strict=True) if a.log != deadline.ENDED]
         attempts = [Attempt(c, self._with_rough(hunt, a), verdicts.get(c.id), Cost(a.seconds) + c.cost) for c, a in pairs]
         if (best := hunt.best) is not None:
             hunt.best = next((a for a in attempts if a.candidate.id == best.candidate.id), best)
