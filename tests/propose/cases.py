@@ -251,6 +251,8 @@ CASES: dict[str, Case] = {
     "vector_added": Case(lambda b, x, w: torch.addmm(b, x, w.to(x.dtype)).relu(),
                          lambda k, n: [randn(n), randn(1, k), torch.randint(0, 255, (k, n), dtype=torch.uint8)], ROWS),
     "one_hot": Case(one_hot, lambda m, n: [randn(m, n), randn(m, 1), torch.randint(-2, n + 2, (m, 1))], ROWS),
+    "one_hot_zero": Case(lambda x, w, t: 1 / torch.where(torch.arange(x.shape[1]) == t, 1.0, 0.0).mul(w).sum(1),
+                         lambda m, n: [randn(m, n), -torch.rand(m, 1) - 1, torch.randint(-2, n + 2, (m, 1))], ROWS),
     "one_hot_columns": Case(one_hot_columns, lambda m, n: [randn(m, n), randn(n), torch.randint(0, m, (n,))], ROWS),
     "one_hot_bf16": Case(one_hot, lambda m, n: [randn(m, n, dtype=torch.bfloat16), randn(m, 1, dtype=torch.bfloat16),
                                                 torch.randint(0, n, (m, 1))], ROWS[:4]),

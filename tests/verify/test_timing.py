@@ -178,6 +178,8 @@ def test_what_a_thread_lost_decides_where_it_is_known(clock: Clock) -> None:
     for lost, disturbed in ((50_000, False), (80_000, True)):  # of 6 ms
         peer.switched, peer.more = 100, {"lost": lost}
         assert timing._block(peer, "k0", 600, 50_000).disturbed is disturbed, lost  # type: ignore[arg-type]
+    peer.switched, peer.more = 2, {"lost": int(5e7)}  # one long interruption of a second
+    assert timing._block(peer, "k0", 100_000, 50_000).disturbed  # type: ignore[arg-type]
 
 
 def test_slow_answers_at_the_start_are_not_subtracted_later(clock: Clock) -> None:

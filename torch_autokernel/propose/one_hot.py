@@ -27,7 +27,8 @@ def total(x: Node, dim: int, dtype: str) -> Node | None:
     count = ir.size_value(x.shape[dim], dtype)
     rest = point("mul", [others, point("sub", [count, const(1.0)], dtype)], dtype)
     found = ir.chosen(_compared("eq", places, const(1)), one, point("add", [one, rest], dtype), dtype)
-    return ir.chosen(inside, found, point("mul", [others, count], dtype), dtype)
+    sum_ = ir.chosen(inside, found, point("mul", [others, count], dtype), dtype)
+    return point("add", [sum_, const(0.0)], dtype) if ir.category(dtype) == 2 else sum_  # a sum of -0 begins at 0
 
 
 _HOT, _COLD, _PLACE = "at the place", "elsewhere", "the place"

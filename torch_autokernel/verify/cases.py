@@ -27,7 +27,8 @@ _RAGGED = (2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 66, 100
 _RAGGED_DISTRIBUTIONS = (
     "small", "rows", "large", "grid", "wide", "huge", "tiny", "sparse", "sorted", "clustered", "cancelling", "far", "faint",
 )  # fmt: skip
-_FEW = 5  # of a symbol beside one that is meant to be long
+_TILE, _FEW = 17, 5  # of a symbol beside one that is meant to be long: no fewer while that is longer than `_STAYS`
+_STAYS = 256
 _A_CALL = 1 << 12  # element operations that one call of a small operation costs
 MOST_STEPS = 1200  # of a loop over time, each many small operations of eager's
 _BEYOND = 1 << 20  # elements of a primary case that is also tried with larger sizes
@@ -164,7 +165,7 @@ class _Sizes:
 
     def fit(self, sizes: dict[str, int], most: int, pinned: Collection[str] = ()) -> dict[str, int]:
         """The sizes with guards respected, the largest symbols reduced until no value has more than `most` elements; those
-        that are pinned only where reducing the others down to `_FEW` does not suffice."""
+        that are pinned only where reducing the others to a few does not suffice."""
         guards = self.signature.guards
         sizes = {s: max(int(sizes.get(s, 1)), int(guards.get(s, 1))) for s in self.shape_symbols}
         order = sorted(sizes, key=lambda s: -sizes[s])
@@ -172,7 +173,8 @@ class _Sizes:
             reducible = [s for s in order if sizes[s] > guards.get(s, 1)]
             if not reducible:
                 break
-            others = [s for s in reducible if s not in pinned and sizes[s] > _FEW]
+            least = _TILE if any(sizes[s] > _STAYS for s in pinned if s in sizes) else _FEW
+            others = [s for s in reducible if s not in pinned and sizes[s] > least]
             widest = max(others or reducible, key=lambda s: sizes[s])
             sizes[widest] = max(int(guards.get(widest, 1)), _less(sizes[widest]))
         return self._with_strides(sizes)

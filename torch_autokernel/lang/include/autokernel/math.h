@@ -245,7 +245,8 @@ template <int N> AK_INLINE vec<float, N> one_of_four(const vec<float, N>& i, flo
 }
 // One polynomial for each quarter of |x|, about 9/8 k, up to where a float's erf is 1; in the first one of erf(x) / x - 1.
 template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
-  AK_SPLIT(erf, x) {
+  if constexpr (N < 4) { return per_lane(x, [](float v) { return std::erf(v); }); }
+  else AK_SPLIT(erf, x) {
     const auto b = abs(x);
     const auto a = select(b > 3.93f, vec<float, N>(3.93f), b);
     const vec<float, N> shift(12582912.0f);
