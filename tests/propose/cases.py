@@ -78,7 +78,7 @@ def not_one_hot(x: torch.Tensor, w: torch.Tensor, t: torch.Tensor, u: torch.Tens
     return (
         torch.where(places == u, w, 0.0).sum(1), torch.where(places == t, x, 0.0).sum(1), (torch.where(places == t, w, 0.0) + x).sum(1),
         torch.where(places * 2 == t, w, 0.0).sum(1), torch.where(places.flip(0) == t, w, 0.0).sum(1),
-        torch.where((places == t) | (places == t + 1), w, 0.0).sum(1), torch.where(places == t, w, 0.0).sum((0, 1)),
+        torch.where((places == t) | (places == t + 1), w, 0.0).sum(1), torch.where(places == t, w.exp(), 0.0).sum((0, 1)),
     )  # fmt: skip
 
 

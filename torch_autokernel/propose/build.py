@@ -73,17 +73,21 @@ def lowers(*targets: str) -> Callable[[Lowering], Lowering]:
     return add
 
 
-def build(signature: Signature, sums: bool = False) -> tuple[list[Node], list[Node]]:
+def build(
+    signature: Signature, sums: bool = False, long: Callable[[Dim], bool] | None = None
+) -> tuple[list[Node], list[Node]]:
     """Input nodes and output nodes; raises Refused naming the op that has no lowering. A result is rounded where it is made, so
-    that what reads it again reads the same, be it from memory or not. With `sums`, products of a vector are sums."""
+    that what reads it again reads the same, be it from memory or not. With `sums`, products of a vector are sums; rows that are
+    `long` and differ in one place are not summed element by element."""
     inputs = [
         Node("input", s.shape, s.dtype, value=i, label=f"x{i}") for i, s in enumerate(signature.inputs)
     ]  # fmt: skip
     values: list[Any] = list(inputs)
     results, passing = set(signature.outputs), _passing(signature)
+    table = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_summed, long=long)}
     for op in signature.ops:
         at = len(values)
-        value = lowered(op, values, {op.target: _unrounded} if at in passing else _SUMS if sums else _AT_ONCE)
+        value = lowered(op, values, {op.target: _unrounded} if at in passing else table)
         values.append(ir.held(value) if isinstance(value, Node) and at in results else value)
     return inputs, [values[i] for i in signature.outputs]
 
@@ -674,14 +678,20 @@ def _count(x: Node, axes: Sequence[int]) -> Dim:
 
 @lowers("aten.sum.dim_IntList", "aten.sum.default")
 def _sum(c: Call) -> Node:
+    return _summed(c)
+
+
+def _summed(c: Call, long: Callable[[Dim], bool] | None = None) -> Node:
     if ir.category(c.dtype) == 0:
         raise Refused("a sum with a bool result")
     if c.op.target == "aten.sum.default":
         x = c.node(0)
         return ir.reduce("sum", x, range(len(x.shape)), False, c.dtype)
     axes, keepdim = _dims(c, 1), bool(c.raw(2, "keepdim", False))
-    if len(axes) == 1 and (found := one_hot.total(c.node(0), axes[0], c.dtype)) is not None:
-        return found if keepdim else ir.squeeze_all(found, axes)
+    if long is not None and len(axes) == 1 and long(c.node(0).shape[axes[0]]):
+        found = one_hot.total(c.node(0), axes[0], c.dtype)
+        if found is not None:
+            return found if keepdim else ir.squeeze_all(found, axes)
     return ir.reduce("sum", c.node(0), axes, keepdim, c.dtype)
 
 

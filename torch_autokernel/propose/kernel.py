@@ -11,7 +11,7 @@ from torch_autokernel.core.types import DTYPE_BYTES, Signature, TensorSpec
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.build import build
 from torch_autokernel.propose.cell import has_loop
-from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.propose.choices import SHORTEST, Schedule
 from torch_autokernel.propose.emit import Partial, Scratch, SweepText
 from torch_autokernel.propose.hoist import hoist, share
 from torch_autokernel.propose.index import mul, product
@@ -32,7 +32,7 @@ class Kernel:
 
 def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Former:
     """All results of the region placed into sweeps; raises Refused."""
-    inputs, outputs = build(signature, sums=True)
+    inputs, outputs = build(signature, sums=True, long=lambda n: dims.evaluate(n, dict(hints)) > SHORTEST)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],
