@@ -37,6 +37,11 @@ def test_many_random_scans_and_layers() -> None:
     assert outcomes.count("same") >= 15, outcomes
 
 
+def test_gradients_where_states_trade_places() -> None:
+    """What a result depends on changes with each step, and comes round."""
+    assert check_gradients(391830083) == "same"
+
+
 @pytest.mark.slow
 def test_gradients_of_many_random_loops() -> None:
     start = random.SystemRandom().randrange(1 << 30)

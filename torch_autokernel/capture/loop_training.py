@@ -83,8 +83,16 @@ class _Writer:
         roles = (self.inits, self.sources, self.outside)
         held = [{self.inits[i]} if w else set() for i, w in enumerate(self.first.carries)]
         found: list[set[int]] = [set() for _ in self.outs]
-        beyond = len(held) + 2  # by then nothing new is reached
-        for _ in range(min(steps, beyond)):
+        seen: dict[tuple[frozenset[int], ...], int] = {}
+        step, last = 0, steps
+        while step < last:
+            here = tuple(map(frozenset, held))
+            if here in seen:  # it all comes round from here on, be it that states trade places: whole rounds change nothing
+                last = step + (last - step) % (step - seen[here])
+                if step == last:
+                    break
+            seen.setdefault(here, step)
+            step += 1
             then: list[set[int]] = [set() for _ in held]
             now: list[set[int]] = [set() for _ in self.own]
             for (kind, k), (nexts, outs) in self.edges.items():
