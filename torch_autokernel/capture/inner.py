@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
-from torch_autokernel.capture.purity import codes, watch
+from torch_autokernel.capture.purity import of_torch, reached, watch
 
 _MOST_KINDS = 8  # of calls in which parts look for kernels: each is a call as it is
 _SKIP = eval_frame._FrameAction.SKIP
@@ -24,21 +24,9 @@ _SKIP = eval_frame._FrameAction.SKIP
 def goes_over_time(function: Callable[..., Any], module: torch.nn.Module | None = None) -> bool:
     """Whether the text of a function, of plain functions that it calls, or of its module's own methods, loops over something
     made of local values: over time, as a rule, where a loop over an attribute goes over layers."""
-    own = type(module)
-    todo: list[Any] = [function]
-    seen: set[Any] = set()
-    while todo:
-        f = todo.pop()
-        f = getattr(f, "__func__", f)
-        if not isinstance(f, types.FunctionType) or f in seen or (f.__module__ or "").split(".")[0] == "torch":
-            continue
-        seen.add(f)
-        if _over_locals(f.__code__):
-            return True
-        for name in (n for code in codes(f.__code__) for n in code.co_names):
-            todo += [f.__globals__.get(name), inspect.getattr_static(own, name, None) if module is not None else None]
-        todo += [cell.cell_contents for cell in f.__closure__ or () if cell != types.CellType()]
-    return False
+    attributes = lambda n: [] if module is None else [inspect.getattr_static(type(module), n, None)]
+    start = [] if of_torch(function) else [function]
+    return any(_over_locals(f.__code__) for f in reached(start, attributes))
 
 
 class Parts:

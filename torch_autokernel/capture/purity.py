@@ -12,7 +12,7 @@ import builtins
 import dis
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +99,28 @@ def modules_of(function: Any) -> list[torch.nn.Module]:
 def codes(code: types.CodeType) -> list[types.CodeType]:
     """A function's code and that of the functions within it."""
     return [code, *(c for k in code.co_consts if isinstance(k, types.CodeType) for c in codes(k))]
+
+
+def of_torch(what: Any) -> bool:
+    """Whether a function, a method or a class is torch's."""
+    return (getattr(getattr(what, "__func__", what), "__module__", None) or "").split(".")[0] == "torch"
+
+
+def reached(start: Iterable[Any], attributes: Callable[[str], Iterable[Any]]) -> Iterator[types.FunctionType]:
+    """These functions and the user's that they may come to: what they name among their globals and among `attributes`, and
+    what their closures hold."""
+    todo, seen = list(start), set[types.FunctionType]()
+    while todo:
+        f = todo.pop()
+        f = getattr(f, "__func__", f)
+        if not isinstance(f, types.FunctionType) or f in seen:
+            continue
+        seen.add(f)
+        yield f
+        names = {n for code in codes(f.__code__) for n in code.co_names}
+        found = [g for n in names for g in (f.__globals__.get(n), *attributes(n))]
+        found += [cell.cell_contents for cell in f.__closure__ or () if cell != types.CellType()]
+        todo += [g for g in found if not of_torch(g)]
 
 
 class _Impure(Exception):

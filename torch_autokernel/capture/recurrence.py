@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.loop_signature import LoopWriter, T
-from torch_autokernel.capture.purity import codes
+from torch_autokernel.capture.purity import of_torch, reached
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.reroll import live, roll, share
 from torch_autokernel.capture.signature import Captured
@@ -74,29 +74,11 @@ def longest(args: Sequence[Any]) -> int:
 def loops(function: Callable[..., Any], module: torch.nn.Module | None) -> bool:
     """Whether the Python text of the function, of a user's submodule's forward, or of what they call, loops at all. What only
     makes a module may loop as it likes."""
-    todo: list[Any] = [function]
-    methods: dict[str, list[Any]] = {}
-    for m in () if module is None else module.modules():
-        own = [c for c in type(m).__mro__ if c.__module__.split(".")[0] != "torch" and issubclass(c, torch.nn.Module)]
-        for name, f in (item for c in own for item in vars(c).items()):
-            methods.setdefault(name, []).append(f.fget if isinstance(f, property) else f)
-        todo += [type(m).forward] if own else []
-    seen: set[Any] = set()
-    while todo:
-        f = todo.pop()
-        f = getattr(f, "__func__", f)
-        if f in seen or not isinstance(f, types.FunctionType):
-            continue
-        seen.add(f)
-        if _jumps_back(f.__code__):
-            return True
-        names = {n for code in codes(f.__code__) for n in code.co_names}
-        todo += [f for n in names for f in methods.get(n, ())]
-        called = [f.__globals__.get(n) for n in names] + [c.cell_contents for c in f.__closure__ or () if c != types.CellType()]
-        todo += [
-            g for g in called if isinstance(g, (types.FunctionType, types.MethodType)) and g.__module__.split(".")[0] != "torch"
-        ]
-    return False
+    kinds = set() if module is None else {type(m) for m in module.modules()}
+    own = {c for kind in kinds for c in kind.__mro__ if issubclass(c, torch.nn.Module) and not of_torch(c)}
+    forwards = [kind.forward for kind in kinds if not own.isdisjoint(kind.__mro__)]
+    attributes = lambda n: [getattr(a, "fget", a) for c in own if (a := vars(c).get(n)) is not None]
+    return any(_jumps_back(f.__code__) for f in reached([function, *forwards], attributes))
 
 
 def _jumps_back(code: types.CodeType) -> bool:

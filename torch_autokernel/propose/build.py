@@ -84,7 +84,7 @@ def build(
     ]  # fmt: skip
     values: list[Any] = list(inputs)
     results, passing = set(signature.outputs), _passing(signature)
-    table = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_summed, long=long)}
+    table = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
     for op in signature.ops:
         at = len(values)
         value = lowered(op, values, {op.target: _unrounded} if at in passing else table)
@@ -676,12 +676,7 @@ def _count(x: Node, axes: Sequence[int]) -> Dim:
     return product(x.shape[d] for d in axes)
 
 
-@lowers("aten.sum.dim_IntList", "aten.sum.default")
-def _sum(c: Call) -> Node:
-    return _summed(c)
-
-
-def _summed(c: Call, long: Callable[[Dim], bool] | None = None) -> Node:
+def _sum(c: Call, long: Callable[[Dim], bool] | None = None) -> Node:
     if ir.category(c.dtype) == 0:
         raise Refused("a sum with a bool result")
     if c.op.target == "aten.sum.default":
@@ -693,6 +688,9 @@ def _summed(c: Call, long: Callable[[Dim], bool] | None = None) -> Node:
         if found is not None:
             return found if keepdim else ir.squeeze_all(found, axes)
     return ir.reduce("sum", c.node(0), axes, keepdim, c.dtype)
+
+
+_TABLE |= dict.fromkeys(("aten.sum.dim_IntList", "aten.sum.default"), _sum)
 
 
 @lowers("aten.mean.dim", "aten.mean.default")

@@ -109,10 +109,8 @@ class Puller:
         args = tuple(self.value(a, ir.broadcast(index, a.shape)) for a in node.args)
         if node.ctype == "int64_t" and (at := _index_arithmetic(node.fn, args) or self._wrapped(node.fn, args)) is not None:
             return self.table.make("index", node.ctype, axes=at.axes, at=at, cost=1.0)
-        if node.fn == "select" and args[0].kind == "const":
-            return args[1] if args[0].value else args[2]
-        if node.fn in ("lt", "ge") and (below := self._below(*args)) is not None:
-            return self._const(ir.const(below == (node.fn == "lt")), ())
+        if node.fn == "select" and (holds := self._holds(args[0])) is not None:
+            return args[1] if holds else args[2]
         return self.table.make("fn", node.ctype, args, fn=node.fn, cost=FUNCTIONS[node.fn][1], node=node)
 
     def _wrapped(self, fn: str, args: tuple[Inst, ...]) -> Affine | None:
@@ -128,15 +126,18 @@ class Puller:
         except Refused:
             return None
 
-    def _below(self, x: Inst, y: Inst) -> bool | None:
-        """Whether a loop index is less than a number; None where it is both or nothing is known."""
-        if x.kind != "index" or not _is_size(y):
+    def _holds(self, condition: Inst) -> bool | None:
+        """Whether a condition is true, a constant or a loop index less than a number; None where it is both or not known."""
+        if condition.kind == "const":
+            return bool(condition.value)
+        if condition.fn != "lt" or condition.args[0].kind != "index" or not _is_size(condition.args[1]):
             return None
+        at, count = condition.args[0].at, condition.args[1].value
         try:
-            low, high = self.space.bounds(x.at)
+            low, high = self.space.bounds(at)
         except Refused:
             return None
-        return True if at_most(high, sub(y.value, 1)) else False if at_most(y.value, low) else None
+        return True if at_most(high, sub(count, 1)) else False if at_most(count, low) else None
 
     def _view(self, node: Node, index: Index) -> Inst:
         assert node.pull is not None
