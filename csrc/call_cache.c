@@ -94,10 +94,10 @@ static int is_recording(const CallCache* self, Call* call) {
   return call->recording;
 }
 
-static int is_plain(const Route* route) { return route->recording != Py_None && route->needs == Py_None; }
+static int is_plain(const Route* route) { return route->order == Py_None; }
 
 /* Whether gradients are recorded as the route wants it. `recording` is None where none may be, else whether they are recorded at
- * all; the arguments, and the parameters unless it is the plain call, then need gradients as they did. */
+ * all; the arguments and the parameters that it names then need gradients as they did. */
 static int fits_gradients(const CallCache* self, const Route* route, Call* call) {
   int on = is_recording(self, call), needs;
   if (on < 0) return -1;
@@ -108,7 +108,6 @@ static int fits_gradients(const CallCache* self, const Route* route, Call* call)
     if ((needs = requires_grad(PyTuple_GetItem(call->args, i))) < 0) return -1;
     if (needs != route->args[i].grads) return 0;
   }
-  if (is_plain(route)) return 1;
   for (Py_ssize_t k = 0, n = PyTuple_Size(route->parameters); k < n; k++) {
     int wanted = route->needs != Py_None && PyTuple_GetItem(route->needs, k) == Py_True;
     if ((needs = requires_grad(PyTuple_GetItem(route->parameters, k))) < 0) return -1;
@@ -267,7 +266,8 @@ static int check_route(const Route* r) {
     return -1;
   for (Py_ssize_t k = 0; k < PyTuple_Size(r->empty); k++)
     if (!PyType_IsSubtype(Py_TYPE(PyTuple_GetItem(r->empty, k)), &PyDict_Type)) return bad("what must be empty is a dict");
-  for (Py_ssize_t k = 0; k < PyTuple_Size(r->order); k++) {
+  if (r->order != Py_None && !PyTuple_Check(r->order)) return bad("`order` is None or a tuple");
+  for (Py_ssize_t k = 0, n = is_plain(r) ? 0 : PyTuple_Size(r->order); k < n; k++) {
     long at = PyLong_AsLong(PyTuple_GetItem(r->order, k));
     if (at < 0 || at >= r->n_args + PyTuple_Size(r->parameters)) return bad("the order names no argument and no parameter");
   }
@@ -280,8 +280,8 @@ static int check_route(const Route* r) {
 static int read_route(PyObject* from, Route* out) {
   PyObject *args, *tuple = (PyObject*)&PyTuple_Type;
   if (!PyTuple_Check(from)) return bad("a route is a tuple");
-  if (!PyArg_ParseTuple(from, "O!OOO!O!O!O!O!O!OO", tuple, &args, &out->recording, &out->needs, tuple, &out->world, tuple, &out->values, tuple,
-                        &out->cells, tuple, &out->empty, tuple, &out->order, tuple, &out->parameters, &out->call, &out->finish))
+  if (!PyArg_ParseTuple(from, "O!OOO!O!O!O!OO!OO", tuple, &args, &out->recording, &out->needs, tuple, &out->world, tuple, &out->values, tuple,
+                        &out->cells, tuple, &out->empty, &out->order, tuple, &out->parameters, &out->call, &out->finish))
     return -1;
   Py_ssize_t n = PyTuple_Size(args);
   if (n > MAX_ARGS) return bad("at most 16 arguments");

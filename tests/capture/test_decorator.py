@@ -134,7 +134,7 @@ def test_what_a_plain_call_takes_is_not_kept(engine: ReferenceEngine) -> None:
         del mine
     gc.collect()
     assert [ref() for ref in gone] == [None] * 20
-    assert len(f._plain_routes) <= 2
+    assert len(f._settled_routes) <= 2
 
 
 def test_autocast_is_seen(engine: ReferenceEngine) -> None:

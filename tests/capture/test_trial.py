@@ -119,21 +119,29 @@ class Stack(torch.nn.Module):
         return x
 
 
-def test_calls_through_layers_run_as_they_are_without_being_asked_again(
-    refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured(0.3, monkeypatch)
+@pytest.mark.parametrize("speed", [0.3, 1.2])
+def test_what_is_settled_is_not_asked_again(speed: float, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(speed, monkeypatch)
     module = ak.autokernel(Stack())
     x = torch.randn(4, 8)
-    for grad in (False, True):
-        x.requires_grad_(grad)
-        module.forward.patience = 63 if grad else 0  # as other calls may have left it
-        with torch.set_grad_enabled(grad):
+    calls = counted(module.forward, monkeypatch)
+    for recorded, needed in ((False, False), (True, True), (True, False)):
+        x.requires_grad_(needed)
+        module.forward.patience = 63 if recorded else 0  # as other calls may have left it
+        with torch.set_grad_enabled(recorded):
             wanted = [module(x) for _ in range(4)][0]
             with monkeypatch.context() as patch:
                 patch.setattr(module.forward, "settled", None)  # whatever is not found in C looks into it
-                assert torch.equal(module(x), wanted) and wanted.requires_grad == grad
-    assert [r.gradients for r in module.forward._plain_routes] == [False, True]
+                calls.clear()
+                torch.testing.assert_close(module(x), wanted)
+                assert wanted.requires_grad == recorded and len(calls) == int(speed > 1)
+    assert [(r.gradients, len(r.parameters)) for r in module.forward._settled_routes] == [(False, 0), (True, 1), (True, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(module.forward, "settled", None)
+        for p in (*module.parameters(),)[:2]:
+            p.requires_grad_(False)  # one is still trained, but not the one that was looked at
+        with pytest.raises(TypeError):
+            module(x.detach())
 
 
 @pytest.mark.parametrize("speed", [0.3, 1.2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import types
 from collections.abc import Callable, Mapping
@@ -58,9 +59,9 @@ class Accelerated:
         self.cuts = goes_over_time(function, module)  # a graph around it
         self.part = False  # of a decorated module, decorated with it
         self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
-        self.known: CallCache | None = None  # the plans, and calls that run as they are, asked before anything else
+        self.known: CallCache | None = None  # the plans, and calls for which there is none, asked before anything else
         self._compiled: Callable[..., Any] | None = None
-        self._plain_routes: list[Route] = []
+        self._settled_routes: list[Route] = []
         self._training: list[TrainingPlan] = []
         self.tried = 0  # how often a plan for training was looked for
         self.untrained: dict[Any, str] = {}  # kinds of calls that autograd records and no two kernels take, with the reason
@@ -111,10 +112,10 @@ class Accelerated:
         plain = self.settled.get(kind)
         if plain is None and len(self.settled) < _MAX_TRIALS and direct.plain_world():
             plain = self.settled[kind] = self._plain_is_faster(args)
-        if not plain:
-            return self._otherwise(*args)
-        self._know_plain(args)
-        return self._plain(*args)
+        call = self._plain if plain else self._otherwise
+        if plain is not None:
+            self._know_settled(args, call)
+        return call(*args)
 
     def _trained(self, args: tuple[Any, ...]) -> Any:
         """The recorded result of a call that gets two kernels, forward and backward, or MISS. Tried once for each kind of call;
@@ -149,11 +150,13 @@ class Accelerated:
         log.info("%s is not trained directly: %s", getattr(self.original, "__qualname__", self.original), made)
         return direct.MISS
 
-    def _know_plain(self, args: tuple[Any, ...]) -> None:
-        """Calls like this one, for which there is no plan, run as they are."""
+    def _know_settled(self, args: tuple[Any, ...], call: Callable[..., Any]) -> None:
+        """Calls like this one, for which there is no plan, are made by `call`."""
+        if self.parts.found or len(self._settled_routes) >= _MAX_PLANS or config.resolve(self.options).disable:
+            return
         kind = identity(args)
-        known = kind is not None and (records(args) or kind in self.failed)
-        if not known or self.parts.found or len(self._plain_routes) >= _MAX_PLANS:
+        needing = () if self.module is None or not torch.is_grad_enabled() else self._needing()
+        if kind is None or not (records(args) or needing or kind in self.failed):
             return
         if self.trainer.loops and self._records(args) and not self.trainer.gave_up(args):
             self.patience = 0  # it is asked the next time
@@ -161,15 +164,21 @@ class Accelerated:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         if len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):
             return
-        route = Route(form(args, exact=True), self._plain, plain=True, gradients=torch.is_grad_enabled())
-        if all((r.args, r.gradients) != (route.args, route.gradients) for r in self._plain_routes):
-            self._plain_routes.append(route)
+        route = Route(form(args, exact=True), call, plain=True, gradients=torch.is_grad_enabled(), parameters=needing,
+                      needs=(True,) * len(needing))  # fmt: skip
+        if all((r.args, r.gradients) != (route.args, route.gradients) for r in self._settled_routes):
+            self._settled_routes.append(route)
             self._know()
+
+    def _needing(self) -> tuple[torch.Tensor, ...]:
+        """A parameter whose gradient is recorded: while it is, so is the call, and no plan for inference takes it."""
+        assert self.module is not None
+        return tuple(itertools.islice((p for p in self.module.parameters() if p.requires_grad), 1))
 
     def _know(self) -> None:
         """What is known of calls goes to the call cache: plans first."""
         plans = [route for plan in self.plans.values() if (route := plan.route()) is not None]
-        routes = [*plans, *(plan.route() for plan in self._training), *self._plain_routes]
+        routes = [*plans, *(plan.route() for plan in self._training), *self._settled_routes]
         try:
             self.known = call_cache(routes, direct.MISS) if routes else None
         except ToolchainError as error:

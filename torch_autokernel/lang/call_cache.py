@@ -34,8 +34,8 @@ def _form(tensor: torch.Tensor, exact: bool) -> Form:
 class Route:
     """What to do for calls of one form.
 
-    `plain`, for exact forms, is the call as it is: `call(*args)` where gradients are recorded as `gradients` says, and nothing
-    else is asked.
+    `plain`, for exact forms, is another way to make the call: `call(*args)` where gradients are recorded as `gradients` says
+    and `parameters` need them as `needs` has it, and nothing else is asked.
     Otherwise `call` is given arguments and, from their number on, `parameters`, as `order` has them, and `finish` what it
     returns (None: the first item is the result). Not where gradients of them are recorded (with `needs`: where they are not, or
     others are, exact forms of the arguments and these flags of the parameters say which), where a result of `world` (callable,
@@ -71,4 +71,4 @@ def _row(r: Route) -> tuple[Any, ...]:
     needs = None if r.needs is None else tuple(r.needs)
     recording = r.gradients if r.plain else None if needs is None else True
     watched = tuple(r.world), tuple(r.values), tuple(r.cells), tuple(r.empty)
-    return (r.args, recording, needs, *watched, r.order, tuple(r.parameters), r.call, r.finish)
+    return (r.args, recording, needs, *watched, None if r.plain else r.order, tuple(r.parameters), r.call, r.finish)
