@@ -16,7 +16,14 @@ def inductor_table() -> dict[Any, Callable[..., Any]]:
 
     table = select_decomp_table()
     pools = (torch.ops.aten.max_pool2d_with_indices.default, torch.ops.aten.max_pool3d_with_indices.default)
-    return {**table, **{op: _with_lowering(table[op]) for op in pools if op in table}}
+    return {**_resizing(), **table, **{op: _with_lowering(table[op]) for op in pools if op in table}}
+
+
+def _resizing() -> dict[Any, Callable[..., Any]]:
+    """Images that are resized, in terms of what is read: torch.compile takes them apart before it asks for the table."""
+    names = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
+    found = [getattr(torch.ops.aten, name).default for name in names]
+    return {op: rule for op, rule in torch._decomp.get_decompositions(found).items() if op in found}
 
 
 def _with_lowering(rule: Callable[..., Any]) -> Callable[..., Any]:

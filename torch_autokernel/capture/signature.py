@@ -147,7 +147,7 @@ def capture_region(
     ins = list(inputs) if inputs is not None else found
     if missing := [n.name for n in found if n not in ins]:
         raise CaptureError(f"the region reads {missing[0]}, which is not among its inputs")
-    pinned: frozenset[int | str] = frozenset(static) | _turns(body)
+    pinned: frozenset[int | str] = frozenset(static) | _turns(body) | _resized(body)
     for _ in range(_MAX_PINS):
         sizes = Sizes(pinned)
         try:
@@ -167,6 +167,21 @@ def _turns(body: Sequence[fx.Node]) -> frozenset[int]:
     wraps = [n for n in body if ops.name_of(n.target) in ("aten.fmod.Scalar", "aten.remainder.Scalar")]
     places = [n for n in wraps if isinstance(v := n.meta.get("val"), torch.Tensor) and v.dtype == torch.int64 and v.dim() == 1]
     return frozenset(n.args[1] for n in places if type(n.args[1]) is int and n.args[1] > 1)
+
+
+def _resized(body: Sequence[fx.Node]) -> frozenset[int]:
+    """The sizes of what is indexed by what follows from sizes alone, and how much of it is read: neither tells the other."""
+    made, found = set[fx.Node](), set[int]()
+    for n in body:  # operands first
+        if all(a in made for a in n.all_input_nodes):
+            made.add(n)
+        if ops.name_of(n.target) in ops.INDEXED:
+            shape = tensor_of(n.args[0]).shape  # type: ignore[arg-type]
+            given = list(enumerate(n.args[1]))  # type: ignore[arg-type]
+            for d, index in given:
+                if index in made:
+                    found |= {n for n in (shape[d], *tensor_of(index).shape) if type(n) is int and n > 1}
+    return frozenset(found)
 
 
 def _signature(sizes: Sizes, inputs: list[fx.Node], body: list[fx.Node], outputs: list[fx.Node]) -> Signature:

@@ -11,7 +11,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Const, Op, Ref, Signature
 from torch_autokernel.core.windows import Window
-from torch_autokernel.propose import ir, one_hot, windows, written_out
+from torch_autokernel.propose import ir, one_hot, tables, windows, written_out
 from torch_autokernel.propose.index import Refused, at_most, mul, product, sub
 from torch_autokernel.propose.ir import Node, const, convert, peel, point
 from torch_autokernel.propose.pull import unrolls
@@ -74,20 +74,24 @@ def lowers(*targets: str) -> Callable[[Lowering], Lowering]:
 
 
 def build(
-    signature: Signature, sums: bool = False, long: Callable[[Dim], bool] | None = None
+    signature: Signature, sums: bool = False, long: Callable[[Dim], bool] | None = None, slices: bool = False
 ) -> tuple[list[Node], list[Node]]:
     """Input nodes and output nodes; raises Refused naming the op that has no lowering. A result is rounded where it is made, so
     that what reads it again reads the same, be it from memory or not. With `sums`, products of a vector are sums; rows that are
-    `long` and differ in one place are not summed element by element."""
+    `long` and differ in one place are not summed element by element. With `slices`, what follows from sizes is no index."""
     inputs = [
         Node("input", s.shape, s.dtype, value=i, label=f"x{i}") for i, s in enumerate(signature.inputs)
     ]  # fmt: skip
     values: list[Any] = list(inputs)
     results, passing = set(signature.outputs), _passing(signature)
-    table = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
+    table: dict[str, Lowering] = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
+    if slices:
+        table |= dict.fromkeys(tables.INDEXED, _by_slices)
     for op in signature.ops:
         at = len(values)
         value = lowered(op, values, {op.target: _unrounded} if at in passing else table)
+        if slices and isinstance(value, Node):
+            value = tables.folded(value)
         values.append(ir.held(value) if isinstance(value, Node) and at in results else value)
     return inputs, [values[i] for i in signature.outputs]
 
@@ -632,7 +636,7 @@ def _embedding(c: Call) -> Node:
     return _indexed(table, convert(index, "int64"), 0, True)
 
 
-@lowers("aten.index.Tensor", "aten._unsafe_index.Tensor")
+@lowers(*tables.INDEXED)
 def _index(c: Call) -> Node:
     """x[:, i, j]: a gather for each index. Negative ones count from the end."""
     x, given = c.node(0), c.raw(1, "indices")
@@ -647,6 +651,14 @@ def _index(c: Call) -> Node:
         index = ir.expand(Node("point", index.shape, "int64", wrapped, "select"), spots)
         x = _indexed(x, index, first, d == first)
     return x
+
+
+def _by_slices(c: Call) -> Node:
+    """x[:, i, j]: slices side by side where the indices follow from sizes."""
+    given = c.raw(1, "indices")
+    at = [d for d, i in enumerate(given) if i is not None]
+    found = tables.indexed(c.node(0), [convert(c.values[given[d].index], "int64") for d in at], at)
+    return _index(c) if found is None else found
 
 
 def _indexed(x: Node, index: Node, first: int, opens: bool) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
@@ -216,8 +217,8 @@ class SweepText(RowText):
         self.out(f"#pragma omp parallel for{collapse} schedule(static){when}")
 
     def _row_bodies(self, groups: list[list[Segment]], strip: bool) -> None:
-        pieces = [segment for group in groups for segment in group] if self.pieces in self.sweep.rows else []
-        for group in [pieces] if pieces else groups:
+        together = self.pieces in self.sweep.rows
+        for group in self._at_once(groups) if together else groups:
             if self.vector not in self.rows:
                 self.row_body(group)
                 continue
@@ -227,12 +228,23 @@ class SweepText(RowText):
                 low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
             whole, self.scope = self.scope, dict(self.scope)
             self.emit_all(self._same_in_all_steps(group), self.scope)
+            if r.size == 1 and together:
+                self.out("{", "constexpr int L = 1;")
             with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
-                if pieces:
-                    self.finish_all(pieces, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in pieces], {})
+                if together:
+                    self.finish_all(group, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in group], {})
                 else:
                     self.row_body(group)
+            if r.size == 1 and together:
+                self.out("}")
             self.scope = whole
+
+    def _at_once(self, groups: list[list[Segment]]) -> list[list[Segment]]:
+        """The segments whose results lie side by side, for each stretch of the vector axis."""
+        found: dict[Range, list[Segment]] = {}
+        for segment in itertools.chain.from_iterable(groups):
+            found.setdefault(segment.ranges[self.vector], []).append(segment)
+        return list(found.values())
 
     def _same_in_all_steps(self, group: list[Segment]) -> list[Inst]:
         """What a row's steps have in common; the compiler may not know that stores leave it as it is. Where the row is in

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import DTYPE_BYTES, Signature, TensorSpec
-from torch_autokernel.propose import ir
+from torch_autokernel.propose import ir, tables
 from torch_autokernel.propose.build import build
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.choices import SHORTEST, Schedule
 from torch_autokernel.propose.emit import Partial, Scratch, SweepText
 from torch_autokernel.propose.hoist import hoist, share
-from torch_autokernel.propose.index import mul, product
+from torch_autokernel.propose.index import Refused, mul, product
 from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.pull import unrolls
 from torch_autokernel.propose.sweeps import Former, Root, gathers
 from torch_autokernel.propose.text import Writer, size_text
+
+log = logging.getLogger(__name__)
 
 C_BYTES = {"moments": 32, "double": 8, "float": 4, "int64_t": 8, "int32_t": 4, "bool": 1, "uint16_t": 2}
 
@@ -31,8 +34,19 @@ class Kernel:
 
 
 def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Former:
-    """All results of the region placed into sweeps; raises Refused."""
-    inputs, outputs = build(signature, sums=True, long=lambda n: dims.evaluate(n, dict(hints)) > SHORTEST)
+    """All results of the region placed into sweeps; raises Refused. What a fixed table chooses is told as slices, unless that
+    makes too many pieces."""
+    if tables.may_help(signature):
+        try:
+            return _formed(signature, schedule, hints, threads, True)
+        except Refused as reason:
+            log.debug("indices stay indices: %s", reason)
+    return _formed(signature, schedule, hints, threads, False)
+
+
+def _formed(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, slices: bool) -> Former:
+    long = lambda n: dims.evaluate(n, dict(hints)) > SHORTEST
+    _inputs, outputs = build(signature, sums=True, long=long, slices=slices)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],

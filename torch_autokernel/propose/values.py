@@ -66,7 +66,8 @@ class ValueText:
         """The vector axis, where it is short and vectors had better run along its neighbour, while a step makes all positions:
         where every position is made in a way of its own, as by a stack of halves, or all of what lies side by side along the
         neighbour, as by a repetition. Sets the vector axis; empty where it is not so."""
-        v, sweep = self.vector, self.sweep
+        sweep = self.sweep
+        v = self._beside(self.vector) or self.vector
         n = sweep.sizes.get(v, 0)
         if not isinstance(n, int) or not 2 <= n <= MOST_PIECES or sweep.running or sweep.reduced_rows:
             return ""
@@ -82,10 +83,17 @@ class ValueText:
             for at in range(1, n):
                 sweep.cut(v, at)
             self.former.analyse(sweep)
-        if sweep.cuts != {v: list(range(1, n))}:
+        if sweep.cuts.get(v) != list(range(1, n)) or sweep.content and len(sweep.cuts) > 1:
             return ""
         self.vector = beside[-1]
         return v
+
+    def _beside(self, long: str) -> str:
+        """A short axis along which results lie side by side, where they are made from what lies so along the vector axis."""
+        made = [r.store_at for r in self.sweep.roots if r.kind != "fold"]
+        short = [a for a in self.sweep.rows if made and a != long and all(at.coefficient(a) == 1 for at in made)]
+        within = [a for a in short if all(at.coefficient(long) == self.sweep.sizes[a] for at in made)]
+        return within[0] if within and long in self.sweep.rows else ""
 
     def fix(self, segment: Segment) -> None:
         """Stand at the segment's position along the axis of pieces."""

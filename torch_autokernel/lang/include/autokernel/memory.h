@@ -312,6 +312,7 @@ template <class T, int N, int... I> AK_INLINE vec<T, N> zipped(const vec<T, N>& 
 }
 template <bool Past, class T, int N> AK_INLINE void store_pairs(T* p, const vec<T, N>& a, const vec<T, N>& b) {
   if constexpr (is_wide<T, N>) { store_pairs<Past>(p, a.lo, b.lo); store_pairs<Past>(p + N, a.hi, b.hi); }
+  else if constexpr (N == 1) { store(p, a, all<1>{}), store(p + 1, b, all<1>{}); }
   else {
     const auto i = std::make_integer_sequence<int, N>{};
     const vec<T, N> low = zipped(a, b, 0, i), high = zipped(a, b, N / 2, i);
