@@ -66,10 +66,6 @@ def one_hot(x: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> tuple[torch.Te
     return hot.sum(1), x.exp() * hot.sum(1, keepdim=True) - hot, cold.sum(-1) / x.shape[1]
 
 
-def resized(by: float | tuple[float, ...], mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: F.interpolate(x * 2, scale_factor=by, mode=mode).tanh()
-
-
 def one_hot_columns(x: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Along the first dimension, behind a view."""
     hot = torch.where(torch.arange(x.shape[0])[:, None] == t, w, 0.0)
@@ -272,22 +268,6 @@ CASES: dict[str, Case] = {
                        ((37, 24),), (37, 24)),
     "modulo": Case(lambda x: x[:, (torch.arange(24) * 5 + 3).fmod(24)] + torch.arange(24).fmod(5) * (torch.arange(24) - 30).fmod(7)
                    + (torch.arange(24) - 3).fmod(24) + (torch.arange(24) + 20).fmod(24), lambda m, n: [randn(m, n)], ((37, 24), (1, 24)), (24,)),
-    "resized": Case(resized(2, "bilinear"), lambda b, c, h, w: [randn(b, c, h, w)], ((2, 3, 20, 37), (1, 3, 20, 37), (5, 2, 20, 37)), (20, 37)),
-    "resized_odd": Case(resized((3, 1.5), "bilinear"), lambda b, c, h, w: [randn(b, c, h, w)], ((2, 3, 5, 22), (1, 1, 5, 22)), (5, 22)),
-    "resized_half": Case(resized(0.5, "bilinear"), lambda b, c, h, w: [randn(b, c, h, w)], ((2, 3, 20, 74),), (20, 74)),
-    "resized_far": Case(resized(8, "bilinear"), lambda b, c, h, w: [randn(b, c, h, w)], ((2, 2, 4, 5),), (4, 5)),
-    "resized_corners": Case(lambda x: F.interpolate(x, size=(11, 31), mode="bilinear", align_corners=True) + 1,
-                            lambda b, c, h, w: [randn(b, c, h, w)], ((2, 3, 6, 16),), (6, 16)),
-    "resized_bf16": Case(resized(2, "nearest"), lambda b, c, h, w: [randn(b, c, h, w, dtype=torch.bfloat16)], ((2, 3, 10, 37),), (10, 37)),
-    "resized_nearest": Case(lambda x, y: torch.cat((resized(2, "nearest")(x), y), 1), lambda b, c, h, w: [randn(b, c, h, w), randn(b, c, 2 * h, 2 * w)],
-                            ((2, 3, 10, 37), (1, 2, 10, 37)), (10, 37, 20, 74)),
-    "resized_three": Case(resized(3, "nearest"), lambda b, c, h, w: [randn(b, c, h, w)], ((2, 3, 10, 37),), (10, 37)),
-    "resized_less": Case(resized(0.25, "nearest"), lambda b, c, h, w: [randn(b, c, h, w)], ((2, 3, 12, 136),), (12, 136)),
-    "resized_line": Case(resized(2, "linear"), lambda b, c, w: [randn(b, c, w)], ((2, 3, 37), (4, 3, 37)), (37,)),
-    "resized_cubic": Case(resized(2, "bicubic"), lambda b, c, h, w: [randn(b, c, h, w)], ((1, 2, 6, 9),), (6, 9)),
-    "resized_volume": Case(resized(2, "trilinear"), lambda b, c, d, h, w: [randn(b, c, d, h, w)], ((1, 2, 3, 4, 9),), (3, 4, 9)),
-    "picked": Case(lambda x: x[:, (torch.arange(36) * 2).clamp(3, 60)] - x[:, torch.arange(36) - 36] + x[:, (torch.arange(36) * 0.3).long()],
-                   lambda m, n: [randn(m, n)], ((5, 64), (1, 64)), (64,)),
 }  # fmt: skip
 
 

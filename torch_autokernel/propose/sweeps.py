@@ -8,6 +8,7 @@ block of rows (*late* role). The vector axis lies in Q, or is the innermost of P
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -386,13 +387,14 @@ class Former:
         sweep.segments = []
         rows = [a for a in sweep.order if a in sweep.rows]
         content = [a for a in sweep.order if a in sweep.content]
+        for axes in (rows, content):
+            if math.prod(len(sweep.cuts.get(a, ())) + 1 for a in axes) > MOST_SEGMENTS:
+                raise Refused("too many pieces")
         for outer in sweep.pieces(rows):
             group = []
             for inner in sweep.pieces(content):
                 group.append(self._pull_segment(sweep, {**outer, **inner}))
             sweep.segments.append(group)
-        if len(sweep.segments) > MOST_SEGMENTS or any(len(g) > MOST_SEGMENTS for g in sweep.segments):
-            raise Refused("too many pieces")
 
     def _pull_segment(self, sweep: Sweep, ranges: dict[str, Range]) -> Segment:
         segment = Segment(ranges)

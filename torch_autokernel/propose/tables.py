@@ -6,6 +6,7 @@ by step, but for the first. So there is no index left in the kernel, and what li
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import struct
@@ -165,7 +166,8 @@ def chosen(x: Node, dim: int, table: Sequence[int]) -> Node | None:
     size = x.shape[dim]
     if not isinstance(size, int) or any(not 0 <= at < size for at in table):
         return None
-    walks = _in_turns(table, lambda first, second: second - first if second >= first else None)
+    usual = len(table) // size if len(table) % size == 0 else 1  # of an image that becomes so many times as large
+    walks = _in_turns(table, lambda first, second: second - first if second >= first else None, usual)
     if walks is None:
         return None
 
@@ -204,27 +206,29 @@ def _sign(x: Number) -> float:
 Run = tuple[int, int, Any, int]  # from a place up to another one, the first value, the step from one to the next
 
 
-def _in_turns(table: Sequence[Any], step: Callable[[Any, Any], int | None]) -> list[list[Run]] | None:
-    """The table as few runs of equal steps, one place after the other or in as few turns as will do."""
-    for turns in range(1, MOST_TURNS + 1):
+def _in_turns(table: Sequence[Any], step: Callable[[Any, Any], int | None], usual: int = 1) -> list[list[Run]] | None:
+    """The table as few runs of equal steps, in the usual number of turns or in as few as will do."""
+    for turns in sorted(range(1, MOST_TURNS + 1), key=lambda n: n != usual):
         if len(table) % turns == 0 and len(table) > turns:
             walks = [_runs(table[k::turns], step) for k in range(turns)]
-            if all(len(runs) <= MOST_RUNS for runs in walks):
+            if all(len(runs) <= MOST_RUNS for runs in walks) and 2 * sum(map(len, walks)) <= len(table):
                 return walks
     return None
 
 
-def _runs(values: Sequence[Any], step: Callable[[Any, Any], int | None]) -> list[Run]:
-    """The longest runs of equal steps, from the middle outwards: what stands apart are the ends."""
-    steps = [step(a, b) for a, b in zip(values[:-1], values[1:], strict=True)]
-    usual = steps[len(steps) // 2]
-    found: list[Run] = []
-    start = 0
-    for at, s in enumerate([*steps, None]):
-        if s is None or s != usual:
-            found.append((start, at + 1, values[start], usual or 0))
-            start = at + 1
-    return found
+def _runs(values: Sequence[Any], step: Callable[[Any, Any], int | None], offset: int = 0) -> list[Run]:
+    """The run around the middle, and the like of what is left at both ends."""
+    if not values:
+        return []
+    steps = [step(a, b) for a, b in itertools.pairwise(values)]
+    low = high = len(values) // 2
+    usual = steps[min(low, len(steps) - 1)] if steps else 0
+    while usual is not None and high < len(steps) and steps[high] == usual:
+        high += 1
+    while usual is not None and low > 0 and steps[low - 1] == usual:
+        low -= 1
+    middle = (offset + low, offset + high + 1, values[low], usual or 0)
+    return [*_runs(values[:low], step, offset), middle, *_runs(values[high + 1 :], step, offset + high + 1)]
 
 
 def _side_by_side(
