@@ -12,13 +12,16 @@ import torch.nn.functional as F
 
 from tests.propose.cases import Case, randn
 from tests.propose.running import check_at, compare, compile_all, run
+from tests.propose.test_attention import ARCH
 from tests.propose.tracing import trace
+from torch_autokernel.core import deadline
 from torch_autokernel.core.types import Region
 from torch_autokernel.propose import ir, tables
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.index import Affine, Space
 from torch_autokernel.propose.ir import Node, const, convert, point
 from torch_autokernel.propose.kernel import Kernel, generate
+from torch_autokernel.propose.schedule import ScheduleProposer
 
 SEED = 20261130
 SCHEDULES = {"first": Schedule(lanes=16), "streamed": Schedule(lanes=8, serial_below=0, stream=1, fixed=1)}
@@ -166,3 +169,14 @@ def test_weights_in_turns_are_constants() -> None:
     assert tables.folded(half) is half
     signs = ir.chosen(point("lt", [iota, const(6)], "bool", "float32"), const(0.0), const(-0.0), "float32")
     assert str([value_at(tables.folded(signs), k) for k in range(12)]) == str([0.0] * 6 + [-0.0] * 6)
+
+
+def test_generating_ends_with_the_time(traced: dict[str, Region]) -> None:
+    """What the deadline ended is no refusal: asked again with time, the same proposer generates."""
+    proposer, region, arch = ScheduleProposer(), traced["nearest"], ARCH
+    with deadline.within(0):
+        assert proposer.refuses(region, arch) == deadline.ENDED and not proposer.propose(region, arch, [], 2)
+    assert proposer.refuses(region, arch) is None
+    with deadline.within(0):
+        assert not proposer.propose(region, arch, [], 2)
+    assert len(proposer.propose(region, arch, [], 2)) == 2

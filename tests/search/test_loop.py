@@ -208,6 +208,37 @@ def test_compilers_have_as_long_as_the_budget(tmp_path: Path) -> None:
     assert result.best is None and not result.final and "seconds used up" in result.reason and not result.attempts
 
 
+class SlowProposer(FakeProposer):
+    """Generates until the time is over: at once, or only when candidates are wanted."""
+
+    def __init__(self, *texts: str, at_once: bool) -> None:
+        super().__init__(*texts)
+        self.at_once = at_once
+
+    def refuses(self, region: Region, arch: Arch) -> str | None:
+        return self._ended() if self.at_once else None
+
+    def propose(self, region: Region, arch: Arch, parents: Sequence[Attempt], n: int) -> list[Candidate]:
+        self._ended()
+        return []
+
+    @staticmethod
+    def _ended() -> str:
+        while True:
+            time.sleep(0.01)
+            try:
+                deadline.check()
+            except deadline.Over as over:
+                return str(over)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_proposers_have_as_long_as_the_budget(tmp_path: Path, at_once: bool) -> None:
+    """What was not generated in time may be the next time."""
+    result = only(searcher(tmp_path, proposers=[SlowProposer("50000", at_once=at_once)]), Budget(seconds=0.5))
+    assert result.best is None and not result.final and (deadline.ENDED if at_once else "seconds used up") in result.reason
+
+
 def test_no_tokens_does_not_stop_a_search_that_needs_none(tmp_path: Path) -> None:
     assert only(searcher(tmp_path, "50000"), Budget(seconds=60.0, tokens=0)).best is not None
 

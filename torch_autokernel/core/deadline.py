@@ -11,6 +11,13 @@ ENDED = "the time was over before it was done"  # the log of what the deadline e
 _END: ContextVar[float | None] = ContextVar("end", default=None)
 
 
+class Over(Exception):
+    """The time is over; raised by `check` where work is in the middle of something."""
+
+    def __init__(self) -> None:
+        super().__init__(ENDED)
+
+
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """What is done inside may take so many seconds from now; infinity for any time."""
@@ -25,3 +32,9 @@ def left() -> float | None:
     """Seconds that are left, not below 0; None where there is no end."""
     end = _END.get()
     return None if end is None or end == float("inf") else max(0.0, end - time.monotonic())
+
+
+def check() -> None:
+    """Raises Over where no time is left."""
+    if left() == 0:
+        raise Over

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch_autokernel.core import deadline
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import FUNCTIONS
@@ -13,6 +14,7 @@ from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, 
 from torch_autokernel.propose.ir import Index, Node
 
 UNROLL = 4
+CHECKED = 256  # values, between two looks at the clock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +62,8 @@ class Table:
                 real |= inst.axes
                 stage = max(stage, inst.stage)
             more.setdefault("stage", stage)
+            if len(self._known) % CHECKED == 0:
+                deadline.check()
             self._known[key] = Inst(kind, ctype, len(self._known), args + tuple(opaque), axes=real, **more)
         return self._known[key]
 

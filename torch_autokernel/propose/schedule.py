@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+from torch_autokernel.core import deadline
 from torch_autokernel.core.products import PRODUCTS
 from torch_autokernel.core.types import Arch, Attempt, Candidate, Region, Source
 from torch_autokernel.propose import attention, attention_text, matmul_text
@@ -25,7 +26,21 @@ class ScheduleProposer:
 
     name = "schedule"
 
+    def __init__(self) -> None:
+        self._refusals: dict[tuple[str, tuple[tuple[str, int], ...], str], str | None] = {}
+
     def refuses(self, region: Region, arch: Arch) -> str | None:
+        """Why nothing can be generated, or None. To find out takes seconds for long regions, so it is found once; what the
+        deadline ended is asked again."""
+        key = region.signature.digest, tuple(sorted(region.sizes.items())), arch.key
+        if key not in self._refusals:
+            try:
+                self._refusals[key] = self._refusal(region, arch)
+            except deadline.Over as over:
+                return str(over)
+        return self._refusals[key]
+
+    def _refusal(self, region: Region, arch: Arch) -> str | None:
         if not arch.key.startswith("cpu"):
             return f"the schedule proposer writes C++ for CPUs, not for {arch.key}"
         try:
@@ -42,15 +57,18 @@ class ScheduleProposer:
         seen = {p.candidate.id for p in parents}
         tried = {str(p.candidate.source.text) for p in parents}
         out: list[Candidate] = []
-        for candidate in self._candidates(region, arch):
-            if len(out) >= n:
-                break
-            body = _body(candidate.source.text)
-            if candidate.id in seen or body in {_body(t) for t in tried}:
-                continue
-            seen.add(candidate.id)
-            tried.add(candidate.source.text)
-            out.append(candidate)
+        try:
+            for candidate in self._candidates(region, arch):
+                if len(out) >= n:
+                    break
+                body = _body(candidate.source.text)
+                if candidate.id in seen or body in {_body(t) for t in tried}:
+                    continue
+                seen.add(candidate.id)
+                tried.add(candidate.source.text)
+                out.append(candidate)
+        except deadline.Over as over:
+            log.debug("no more kernels: %s", over)
         return out
 
     def _candidates(self, region: Region, arch: Arch) -> Iterator[Candidate]:

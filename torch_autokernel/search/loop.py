@@ -114,8 +114,11 @@ class Searcher:
         ledger = Ledger(budget)
         hunts: list[Region] = []
         for region in sorted(regions, key=gates.expected_ns, reverse=True):
-            if reason := self._refusal(region):
-                yield self._result(Hunt(region, ledger.share(1), self._folder, reasons=[reason]))
+            with deadline.within(ledger.left()):
+                reason = self._refusal(region)
+            if reason:
+                final = deadline.ENDED not in reason
+                yield self._result(Hunt(region, ledger.share(1), self._folder, reasons=[reason], final=final))
             else:
                 hunts.append(region)
         for number, region in enumerate(hunts):
@@ -177,6 +180,7 @@ class Searcher:
                     break
                 state, candidates, assigned = self._candidates(hunt, state, bool(reason))
                 if not candidates:
+                    self._out_of_budget(hunt)  # which may be why
                     break
                 attempts = self._try(hunt, candidates)
                 for attempt in attempts:
@@ -213,10 +217,10 @@ class Searcher:
             wanted = CANDIDATES - len(out)
             if wanted <= 0 or isinstance(proposer, Author) or self._out_of_budget(hunt):
                 continue
-            if _refused_by(proposer, hunt.region, self.arch):
-                continue
             try:
-                proposed = proposer.propose(hunt.region, self.arch, parents, wanted)
+                with deadline.within(hunt.ledger.left()):
+                    refused = _refused_by(proposer, hunt.region, self.arch)
+                    proposed = [] if refused else proposer.propose(hunt.region, self.arch, parents, wanted)
             except Exception as error:  # a proposer's own mistake must not end the search of the others
                 hunt.reasons.append(_mistake(proposer, error))
                 continue
