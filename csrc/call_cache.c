@@ -26,7 +26,7 @@ typedef struct {
   PyObject_HEAD
   int n_routes;
   Route* routes; /* owned */
-  PyObject *given, *types, *recording, *miss, *missed, *exchange_capsule;
+  PyObject *given, *types, *recording, *miss, *missed, *exchange_capsule, *requires_grad;
   const DlExchange* exchange;
 } CallCache;
 
@@ -87,7 +87,7 @@ static int truth(PyObject* result) {
   return yes;
 }
 
-static int requires_grad(PyObject* tensor) { return truth(PyObject_GetAttrString(tensor, "requires_grad")); }
+static int requires_grad(const CallCache* self, PyObject* tensor) { return truth(PyObject_GetAttr(tensor, self->requires_grad)); }
 
 static int is_recording(const CallCache* self, Call* call) {
   if (call->recording < 0) call->recording = truth(PyObject_CallFunctionObjArgs(self->recording, NULL));
@@ -105,12 +105,12 @@ static int fits_gradients(const CallCache* self, const Route* route, Call* call)
   if (!on) return 1;
   for (int i = 0; i < route->n_args; i++) {
     if (route->args[i].value) continue;
-    if ((needs = requires_grad(PyTuple_GetItem(call->args, i))) < 0) return -1;
+    if ((needs = requires_grad(self, PyTuple_GetItem(call->args, i))) < 0) return -1;
     if (needs != route->args[i].grads) return 0;
   }
   for (Py_ssize_t k = 0, n = PyTuple_Size(route->parameters); k < n; k++) {
     int wanted = route->needs != Py_None && PyTuple_GetItem(route->needs, k) == Py_True;
-    if ((needs = requires_grad(PyTuple_GetItem(route->parameters, k))) < 0) return -1;
+    if ((needs = requires_grad(self, PyTuple_GetItem(route->parameters, k))) < 0) return -1;
     if (needs != wanted) return 0;
   }
   return 1;
@@ -299,7 +299,7 @@ static int cache_init(CallCache* self, PyObject* args, PyObject* kwargs) {
                                    &miss, &missed, &exchange))
     return -1;
   if (!PyCallable_Check(recording) || !PyExceptionClass_Check(missed)) return bad("needs a function and an exception class");
-  if (!(self->exchange = exchange_of(exchange))) return -1;
+  if (!(self->exchange = exchange_of(exchange)) || !(self->requires_grad = PyUnicode_InternFromString("requires_grad"))) return -1;
   Py_INCREF(self->exchange_capsule = exchange), Py_INCREF(self->given = routes), Py_INCREF(self->types = types);
   Py_INCREF(self->recording = recording), Py_INCREF(self->miss = miss), Py_INCREF(self->missed = missed);
   Py_ssize_t n = PyTuple_Size(routes);
@@ -319,6 +319,7 @@ static int cache_clear(PyObject* object) {
   Py_CLEAR(self->miss);
   Py_CLEAR(self->missed);
   Py_CLEAR(self->exchange_capsule);
+  Py_CLEAR(self->requires_grad);
   return 0;
 }
 
