@@ -199,7 +199,7 @@ static int leads(const CallCache* self, const Route* route, Call* call) {
   int yes = 1;
   for (int i = 0; yes > 0 && i < route->n_args; i++) yes = fits(self, &route->args[i], call, i);
   if (yes > 0) yes = fits_gradients(self, route, call);
-  return yes > 0 && !is_plain(route) ? may_take(route) : yes;
+  return yes > 0 ? may_take(route) : yes;
 }
 
 static PyObject* cache_call(PyObject* object, PyObject* args, PyObject* kwargs) {

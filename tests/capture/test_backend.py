@@ -311,3 +311,29 @@ def test_a_kernel_that_is_no_operator_does_no_harm(engine: ReferenceEngine) -> N
     x = torch.randn(4, 5)
     close(compile_ak(lambda t: t.exp() + 3)(x), x.exp() + 3)
     assert len(engine.calls) == 2
+
+
+def test_a_gradient_that_inductor_cannot_compile_runs_as_it_is(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compiled within the user's backward(), where nobody could catch the error."""
+    from torch._inductor import compile_fx
+    from torch._inductor.exc import InductorError
+
+    real = compile_fx.compile_fx_inner
+
+    def failing(graph: Any, inputs: Any, **kwargs: Any) -> Any:
+        if kwargs.get("is_backward"):
+            raise InductorError(AssertionError("planted"), None)
+        return real(graph, inputs, **kwargs)
+
+    monkeypatch.setattr(compile_fx, "compile_fx_inner", failing)
+    x, w = torch.randn(5, 8, requires_grad=True), torch.randn(8, 8, requires_grad=True)
+    function = lambda x, w: (F.softmax(x @ w, -1) * x.sin()).sum()
+    expected = torch.autograd.grad(function(x, w), (x, w))
+    torch.compiler.reset()
+    with pytest.warns(RuntimeWarning, match="planted"):
+        found = torch.autograd.grad(compile_ak(function)(x, w), (x, w))
+    for a, b in zip(found, expected, strict=True):
+        close(a, b)
+    torch.compiler.reset()
+    with pytest.raises(InductorError, match="planted"):
+        torch.autograd.grad(compile_ak(function, options={"strict": True})(x, w), (x, w))

@@ -3,6 +3,8 @@ can be seen."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -127,7 +129,7 @@ def test_what_is_settled_is_not_asked_again(speed: float, refusing: ReferenceEng
     calls = counted(module.forward, monkeypatch)
     for recorded, needed in ((False, False), (True, True), (True, False)):
         x.requires_grad_(needed)
-        module.forward.patience = 63 if recorded else 0  # as other calls may have left it
+        module.forward.patience = 0  # else they are asked only after some calls
         with torch.set_grad_enabled(recorded):
             wanted = [module(x) for _ in range(4)][0]
             with monkeypatch.context() as patch:
@@ -135,13 +137,42 @@ def test_what_is_settled_is_not_asked_again(speed: float, refusing: ReferenceEng
                 calls.clear()
                 torch.testing.assert_close(module(x), wanted)
                 assert wanted.requires_grad == recorded and len(calls) == int(speed > 1)
-    assert [(r.gradients, len(r.parameters)) for r in module.forward._settled_routes] == [(False, 0), (True, 1), (True, 1)]
-    with monkeypatch.context() as patch:
-        patch.setattr(module.forward, "settled", None)
-        for p in (*module.parameters(),)[:2]:
-            p.requires_grad_(False)  # one is still trained, but not the one that was looked at
-        with pytest.raises(TypeError):
-            module(x.detach())
+    assert [(r.gradients, len(r.parameters)) for r in module.forward._settled_routes] == [(False, 0), (True, 3), (True, 3)]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_other_parameters_that_are_trained_are_asked_anew(
+    frozen: bool, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(0.3, monkeypatch)
+    module, x = ak.autokernel(Stack()), torch.randn(4, 8)
+    module.requires_grad_(not frozen)
+    for _ in range(3):
+        module(x)
+    known, asked = module.forward._settled_routes, module.forward.tried
+    assert len(known) == 1 and asked == int(not frozen)
+    module.layers[1].weight.requires_grad_(frozen)
+    module.forward.patience = 0
+    for _ in range(3):
+        assert module(x).requires_grad
+    assert module.forward.tried == asked + 1 and len(module.forward._settled_routes) == 1
+
+
+def test_a_replaced_parameter_is_let_go(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(0.3, monkeypatch)
+    module, x = ak.autokernel(Stack()), torch.randn(4, 8)
+    module(x)
+    gone = weakref.ref(module.layers[0].weight)
+    module.load_state_dict({k: v.clone() for k, v in module.state_dict().items()}, assign=True)
+    module.forward.patience = 0
+    for _ in range(2):
+        torch.testing.assert_close(module(x), restored(module, x))
+    gc.collect()
+    assert gone() is None
+
+
+def restored(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return Stack.forward(module, x)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("speed", [0.3, 1.2])

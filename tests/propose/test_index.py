@@ -66,6 +66,25 @@ def test_side_cuts_inside_and_answers_outside() -> None:
     assert (need.value.axis, need.value.at) == ("i", 5)
 
 
+@pytest.mark.parametrize("coefficient", [-3, -2, -1, 1, 2, 3])
+@pytest.mark.parametrize("start", [-4, 0, 9, 47])
+def test_a_cut_parts_what_is_below_from_what_is_not(coefficient: int, start: int) -> None:
+    for at in range(-8, 60):
+        values = [coefficient * i + start for i in range(16)]
+        try:
+            assert all((v < at) is Space({"i": Range(0, 16)}).side(Affine.of({"i": coefficient}, start), at) for v in values)
+        except CutNeeded as need:
+            assert isinstance(need.at, int) and 0 < need.at < 16
+            sides = [[v < at for v in part] for part in (values[: need.at], values[need.at :])]
+            assert all(len(set(side)) == 1 for side in sides) and sides[0][0] != sides[1][0]
+
+
+def test_a_loop_that_is_walked_backwards_is_split_too() -> None:
+    with pytest.raises(SplitNeeded) as need:
+        Space({"i": Range(0, 12)}).divmod(Affine.of({"i": -1}, 11), 4)
+    assert (need.value.axis, need.value.inner) == ("i", 4)
+
+
 def test_refold_is_reshape(seed: int = 7) -> None:
     """Where no split is needed, an index keeps its element under a reshape."""
     random.seed(seed)

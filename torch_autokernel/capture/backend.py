@@ -37,7 +37,7 @@ from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.swap import swap
 from torch_autokernel.core import events
 from torch_autokernel.core.config import FIELDS, Config, config
-from torch_autokernel.core.errors import AutoKernelError, ConfigError, ToolchainError
+from torch_autokernel.core.errors import AutoKernelError, CaptureError, ConfigError, ToolchainError
 from torch_autokernel.core.types import digest
 from torch_autokernel.engine import Decision, Engine, conditions, identity
 
@@ -363,7 +363,9 @@ def _open(resolved: Config) -> Session | None:
 
 def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session: Session | None,
                       patches: dict[str, Any]) -> Callable[..., Any]:  # fmt: skip
+    from torch._functorch._aot_autograd.utils import make_boxed_func
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    from torch._inductor.exc import InductorError
 
     if session is None:
         plain: Callable[..., Any] = compile_fx(gm, example_inputs, config_patches=patches or None)  # type: ignore[assignment]
@@ -385,7 +387,15 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
         graph_module.recompile()
         session.replace_scans(graph_module)
         session.prepare_safely(graph_module.graph, compiled_now, inputs)
-        compiled = compile_fx_inner(graph_module, inputs, **kwargs)
+        as_it_is = copy.deepcopy(graph_module) if kwargs.get("is_backward") else None
+        try:
+            compiled = compile_fx_inner(graph_module, inputs, **kwargs)
+        except InductorError as error:
+            if as_it_is is None or session.config.strict or _lacks_compiler(error):
+                raise
+            # the forward has run: nobody could catch this between the user's backward() and here
+            warn_once(CaptureError(f"a gradient runs as it is, for Inductor cannot compile it: {_first_line(error)}"))
+            return make_boxed_func(as_it_is.forward)
         if session.fresh and getattr(compiled, "_fx_graph_cache_key", None):
             compiled._fx_graph_cache_key = None
         return compiled

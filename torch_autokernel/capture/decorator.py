@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import logging
+import operator
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,6 +39,7 @@ _MAX_PLANS = 16
 _LAYERS = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
 _MAX_TRIALS = 4
 _MAX_TRAINED = 16
+_MOST_WATCHED = 16
 _BEING_MADE = "it is being looked at"
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
@@ -120,7 +121,7 @@ class Accelerated:
     def _trained(self, args: tuple[Any, ...]) -> Any:
         """The recorded result of a call that gets two kernels, forward and backward, or MISS. Tried once for each kind of call;
         from then on the call cache has it."""
-        kind = identity(args), None if self.module is None else tuple([p.requires_grad for p in self.module.parameters()])
+        kind = identity(args), self._trained_parameters()
         resolved = config.resolve(self.options)
         if self.untrained.get(kind) is _BEING_MADE:  # by another thread, or by this one
             return self._plain(*args)
@@ -152,11 +153,7 @@ class Accelerated:
 
     def _know_settled(self, args: tuple[Any, ...], call: Callable[..., Any]) -> None:
         """Calls like this one, for which there is no plan, are made by `call`."""
-        if self.parts.found or len(self._settled_routes) >= _MAX_PLANS or config.resolve(self.options).disable:
-            return
-        kind = identity(args)
-        needing = () if self.module is None or not torch.is_grad_enabled() else self._needing()
-        if kind is None or not (records(args) or needing or kind in self.failed):
+        if self.parts.found or config.resolve(self.options).disable or not self._asked(args):
             return
         if self.trainer.loops and self._records(args) and not self.trainer.gave_up(args):
             self.patience = 0  # it is asked the next time
@@ -164,16 +161,38 @@ class Accelerated:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         if len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):
             return
-        route = Route(form(args, exact=True), call, plain=True, gradients=torch.is_grad_enabled(), parameters=needing,
-                      needs=(True,) * len(needing))  # fmt: skip
-        if all((r.args, r.gradients) != (route.args, route.gradients) for r in self._settled_routes):
-            self._settled_routes.append(route)
+        rows = self._watched()
+        route = Route(form(args, exact=True), call, plain=True, gradients=torch.is_grad_enabled(), values=rows,
+                      parameters=[p for _, _, p in rows], needs=tuple(p.requires_grad for _, _, p in rows))  # fmt: skip
+        alike = [r for r in self._settled_routes if (r.args, r.gradients) == (route.args, route.gradients)]
+        if any(r.needs == route.needs and all(map(operator.is_, r.parameters, route.parameters)) for r in alike):
+            return
+        others = [r for r in self._settled_routes if r not in alike]
+        if len(others) < _MAX_PLANS:
+            self._settled_routes = [*others, route]
             self._know()
 
-    def _needing(self) -> tuple[torch.Tensor, ...]:
-        """A parameter whose gradient is recorded: while it is, so is the call, and no plan for inference takes it."""
-        assert self.module is not None
-        return tuple(itertools.islice((p for p in self.module.parameters() if p.requires_grad), 1))
+    def _asked(self, args: tuple[Any, ...]) -> bool:
+        """Whether a plan for calls like this one was looked for, and there is none."""
+        kind = identity(args)
+        if kind is None or not self._records(args):
+            return kind is not None and kind in self.failed
+        never = self.cuts or self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS
+        return never or self.untrained.get((kind, self._trained_parameters()), _BEING_MADE) is not _BEING_MADE
+
+    def _trained_parameters(self) -> tuple[bool, ...] | None:
+        return None if self.module is None else tuple([p.requires_grad for p in self.module.parameters()])
+
+    def _watched(self) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
+        """Where parameters stand whose gradients decide who takes a recorded call: all, or of many one that is trained."""
+        if self.module is None or not torch.is_grad_enabled():
+            return []
+        within: list[tuple[dict[str, Any], str, torch.Tensor]] = [
+            (m._parameters, name, p) for m in self.module.modules() for name, p in m._parameters.items() if p is not None
+        ]
+        if len(within) <= _MOST_WATCHED:
+            return within
+        return [next((row for row in within if row[2].requires_grad), within[0])]
 
     def _know(self) -> None:
         """What is known of calls goes to the call cache: plans first."""

@@ -170,18 +170,30 @@ def _turns(body: Sequence[fx.Node]) -> frozenset[int]:
 
 
 def _resized(body: Sequence[fx.Node]) -> frozenset[int]:
-    """The sizes of what is indexed by what follows from sizes alone, and how much of it is read: neither tells the other."""
+    """The sizes of what is indexed by what follows from sizes alone, and how much of it is read: neither tells the other. Not
+    where places are whole steps apart, which holds for any size."""
     made, found = set[fx.Node](), set[int]()
+    stepwise = set[fx.Node]()
     for n in body:  # operands first
-        if all(a in made for a in n.all_input_nodes):
+        name, operands = ops.name_of(n.target), n.all_input_nodes
+        if all(a in made for a in operands):
             made.add(n)
-        if ops.name_of(n.target) in ops.INDEXED:
-            shape = tensor_of(n.args[0]).shape  # type: ignore[arg-type]
-            given = list(enumerate(n.args[1]))  # type: ignore[arg-type]
-            for d, index in given:
-                if index in made:
-                    found |= {n for n in (shape[d], *tensor_of(index).shape) if type(n) is int and n > 1}
+            value = n.meta.get("val")
+            whole = isinstance(value, torch.Tensor) and not value.is_floating_point()
+            if whole and (name in _STEPWISE or ops.kind(name) == "view") and all(a in stepwise for a in operands):
+                stepwise.add(n)
+        if name not in ops.INDEXED:
+            continue
+        shape = tensor_of(n.args[0]).shape  # type: ignore[arg-type]
+        for d, index in enumerate(n.args[1]):  # type: ignore[arg-type]
+            if index in made and index not in stepwise:
+                found |= {size for size in (shape[d], *tensor_of(index).shape) if type(size) is int and size > 1}
     return frozenset(found)
+
+
+_STEPWISE = frozenset((
+    "prims.iota.default", "aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "prims.convert_element_type.default",
+))  # fmt: skip
 
 
 def _signature(sizes: Sizes, inputs: list[fx.Node], body: list[fx.Node], outputs: list[fx.Node]) -> Signature:

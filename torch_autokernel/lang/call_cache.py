@@ -34,8 +34,8 @@ def _form(tensor: torch.Tensor, exact: bool) -> Form:
 class Route:
     """What to do for calls of one form.
 
-    `plain`, for exact forms, is another way to make the call: `call(*args)` where gradients are recorded as `gradients` says
-    and `parameters` need them as `needs` has it, and nothing else is asked.
+    `plain`, for exact forms, is the call as the user makes it: `call(*args)` where gradients are recorded as `gradients` says,
+    `parameters` need them as `needs` has it, and the world is as it was.
     Otherwise `call` is given arguments and, from their number on, `parameters`, as `order` has them, and `finish` what it
     returns (None: the first item is the result). Not where gradients of them are recorded (with `needs`: where they are not, or
     others are, exact forms of the arguments and these flags of the parameters say which), where a result of `world` (callable,

@@ -85,13 +85,14 @@ def build(
     values: list[Any] = list(inputs)
     results, passing = set(signature.outputs), _passing(signature)
     table: dict[str, Lowering] = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
+    known = tables.Values()
     if slices:
-        table |= dict.fromkeys(tables.INDEXED, _by_slices)
+        table |= dict.fromkeys(tables.INDEXED, partial(_by_slices, known=known))
     for op in signature.ops:
         at = len(values)
         value = lowered(op, values, {op.target: _unrounded} if at in passing else table)
         if slices and isinstance(value, Node):
-            value = tables.folded(value)
+            value = tables.folded(value, known)
         values.append(ir.held(value) if isinstance(value, Node) and at in results else value)
     return inputs, [values[i] for i in signature.outputs]
 
@@ -653,11 +654,11 @@ def _index(c: Call) -> Node:
     return x
 
 
-def _by_slices(c: Call) -> Node:
+def _by_slices(c: Call, known: tables.Values) -> Node:
     """x[:, i, j]: slices side by side where the indices follow from sizes."""
     given = c.raw(1, "indices")
     at = [d for d, i in enumerate(given) if i is not None]
-    found = tables.indexed(c.node(0), [convert(c.values[given[d].index], "int64") for d in at], at)
+    found = tables.indexed(c.node(0), [convert(c.values[given[d].index], "int64") for d in at], at, known)
     return _index(c) if found is None else found
 
 

@@ -12,6 +12,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Arch, Region
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.ir import ROUNDING
+from torch_autokernel.propose.tables import may_help
 
 SHORTEST = 24  # elements of a row, up to which vectors run across rows
 
@@ -51,8 +52,9 @@ class Schedule(Choice):
     costly values of one pass over a row for the next; `fixed` 1 to compile everything a second time for the sizes at hand;
     `moments` how squared deviations are summed (0 by size, 1 in one pass with the mean, 2 after the mean);
     `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows; `rows` of a batch
-    that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself). A
-    loop's `columns` is 1 where vectors run along a dimension of which each position could go through the loop by itself."""
+    that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself);
+    `gathers` 1 where indices that follow from sizes stay indices (else they are slices side by side). A loop's `columns` is 1
+    where vectors run along a dimension of which each position could go through the loop by itself."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -65,9 +67,10 @@ class Schedule(Choice):
     moments: int = 0
     short: int = 0
     rows: int = 1
+    gathers: int = 0
 
     def to_json(self) -> Mapping[str, int]:
-        usual = {"moments": 0, "short": 0, "rows": 1}
+        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in usual or v != usual[k]}
 
 
@@ -87,6 +90,8 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     yield first
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
+    if may_help(region.signature):
+        yield dataclasses.replace(first, gathers=1)
     if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
         yield dataclasses.replace(first, short=1)
     yield dataclasses.replace(first, stream=0, park=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -228,15 +229,15 @@ class SweepText(RowText):
                 low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
             whole, self.scope = self.scope, dict(self.scope)
             self.emit_all(self._same_in_all_steps(group), self.scope)
-            if r.size == 1 and together:
-                self.out("{", "constexpr int L = 1;")
-            with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
-                if together:
-                    self.finish_all(group, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in group], {})
-                else:
-                    self.row_body(group)
-            if r.size == 1 and together:
-                self.out("}")
+            alone = together and r.size == 1  # an image's edge: no step of lanes
+            with self.out.block("") if alone else nullcontext():
+                if alone:
+                    self.out("constexpr int L = 1;")
+                with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
+                    if together:
+                        self.finish_all(group, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in group], {})
+                    else:
+                        self.row_body(group)
             self.scope = whole
 
     def _at_once(self, groups: list[list[Segment]]) -> list[list[Segment]]:

@@ -195,7 +195,7 @@ class Space:
 
     def _demand_split(self, under: Mapping[str, Dim], d: Dim) -> None:
         for axis, c in sorted(under.items(), key=lambda kv: -len(dims.parse(kv[1]))):
-            inner = divide(d, c)
+            inner = divide(d, abs(c) if isinstance(c, int) else c)
             size = self.ranges[axis].high
             if inner is None or inner == 1 or self.ranges[axis].low != 0 or at_most(size, inner) or axis[0] == "@":
                 continue  # what is a value is no loop
@@ -216,9 +216,12 @@ class Space:
             low, high = self.bounds(rest)
             gap = sub(at, rest.const)
             point = divide(gap, c)
-            if point is None and not rest.terms and isinstance(gap, int) and isinstance(c, int) and c > 0:
-                point = -(-gap // c)  # the first that is not below
-            if rest.terms and not (nonnegative(sub(low, rest.const)) and at_most(sub(high, rest.const), sub(c, 1))):
+            if point is None and not rest.terms and isinstance(gap, int) and isinstance(c, int):
+                point = -(-gap // c) if c > 0 else gap // c  # the first that is not below, or the last
+            if point is not None and isinstance(c, int) and c < 0:
+                point = add(point, 1)  # walked backwards: the first that is below
+            step = abs(c) if isinstance(c, int) else c
+            if rest.terms and not (nonnegative(sub(low, rest.const)) and at_most(sub(high, rest.const), sub(step, 1))):
                 continue
             if point is not None and self._inside(axis, point):
                 raise CutNeeded(axis, point)

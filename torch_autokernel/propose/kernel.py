@@ -36,7 +36,7 @@ class Kernel:
 def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Former:
     """All results of the region placed into sweeps; raises Refused. What a fixed table chooses is told as slices, unless that
     makes too many pieces."""
-    if tables.may_help(signature):
+    if not schedule.gathers and tables.may_help(signature):
         try:
             return _formed(signature, schedule, hints, threads, True)
         except Refused as reason:

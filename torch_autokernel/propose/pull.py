@@ -57,6 +57,8 @@ class Table:
         )
         if key not in self._known:
             stage = max((a.stage for a in args), default=0)
+            if unknown := [a for a in axes if a[0] == "@" and a not in self.indirect]:
+                raise Refused(f"an index {unknown[0]} that another piece made")
             real, opaque = frozenset(a for a in axes if a[0] not in "@^"), [self.indirect[a] for a in axes if a[0] == "@"]
             for inst in (*args, *opaque):
                 real |= inst.axes

@@ -20,7 +20,7 @@ from torch_autokernel.propose.index import Affine, Refused, Space, SplitNeeded
 from torch_autokernel.propose.ir import Index, Node, const
 
 INDEXED = ("aten.index.Tensor", "aten._unsafe_index.Tensor")
-LONGEST = 4096  # places of a table
+LONGEST = 1024  # places of a table
 MOST_TURNS = 4  # places that take turns
 MOST_RUNS = 3  # steps that each of them walks in
 
@@ -33,7 +33,7 @@ def may_help(signature: Signature) -> bool:
     return not targets.isdisjoint(INDEXED) and "prims.iota.default" in targets
 
 
-def known(node: Node) -> list[Number] | None:
+def known(node: Node, values: Values | None = None) -> list[Number] | None:
     """The values along the node's one dimension that is longer than 1, as torch computes them; None where they depend on a
     tensor or on sizes that are not fixed, or are not worth it."""
     long = [d for d, n in enumerate(node.shape) if n != 1]
@@ -41,7 +41,7 @@ def known(node: Node) -> list[Number] | None:
         return None
     places = [tuple(Affine((), i if d == long[0] else 0) for d in range(len(node.shape))) for i in range(n)]
     try:
-        return _Values().at(node, places)
+        return (values or Values()).at(node, places)
     except (_Unknown, Refused, SplitNeeded, ArithmeticError, ValueError):
         return None
 
@@ -58,11 +58,28 @@ def _single(x: float) -> float:
         return math.copysign(math.inf, x)
 
 
-_WHOLE: dict[str, Callable[[Number], int]] = {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}
+def _whole(function: Callable[[Number], int]) -> Callable[[Number], Number]:
+    """A whole number of the argument's sign, also where it is 0."""
+    return lambda x: math.copysign(float(function(x)), x) if isinstance(x, float) else x
+
+
+def _extreme(function: Callable[[Number, Number], Number]) -> Callable[[Number, Number], Number]:
+    """Of zeros of both signs torch gives one or the other."""
+
+    def of(a: Number, b: Number) -> Number:
+        if a == b and str(a) != str(b):
+            raise _Unknown
+        return function(a, b)
+
+    return of
+
+
+_WHOLE = {"floor": _whole(math.floor), "ceil": _whole(math.ceil), "trunc": _whole(math.trunc)}
 _EXACT: dict[str, Callable[..., Number]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "neg": operator.neg, "abs": abs,
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
-    "maximum": max, "minimum": min, "select": lambda condition, a, b: a if condition else b, "to": lambda x: x,
+    "maximum": _extreme(max), "minimum": _extreme(min),
+    "select": lambda condition, a, b: a if condition else b, "to": lambda x: x,
     "square": lambda x: x * x, "power2": lambda x: x * x, **_WHOLE,
 }  # fmt: skip
 
@@ -79,17 +96,17 @@ def _follows(node: Node) -> bool:
     return True
 
 
-class _Values:
-    """What nodes hold at places that are numbers."""
+class Values:
+    """What nodes hold at places that are numbers. Nodes are kept, so that no other one comes to have the same identity."""
 
     def __init__(self) -> None:
-        self._done: dict[tuple[int, tuple[Index, ...]], list[Number]] = {}
+        self._done: dict[tuple[int, tuple[Index, ...]], tuple[Node, list[Number]]] = {}
 
     def at(self, node: Node, places: Sequence[Index]) -> list[Number]:
         key = id(node), tuple(places)
         if key not in self._done:
-            self._done[key] = self._found(node, places)
-        return self._done[key]
+            self._done[key] = node, self._found(node, places)
+        return self._done[key][1]
 
     def _found(self, node: Node, places: Sequence[Index]) -> list[Number]:
         if node.kind == "const" and isinstance(node.value, (bool, int, float)):
@@ -145,7 +162,7 @@ def _held(value: Number, ctype: str) -> Number:
 _BITS = {"int64_t": 64, "int32_t": 32}
 
 
-def indexed(x: Node, indices: Sequence[Node], at: Sequence[int]) -> Node | None:
+def indexed(x: Node, indices: Sequence[Node], at: Sequence[int], values: Values) -> Node | None:
     """x with its dimensions `at` indexed by what is known of each index, where each leads into a dimension of its own."""
     rank = max(len(i.shape) for i in indices)
     if rank != len(at) or list(at) != list(range(at[0], at[-1] + 1)):
@@ -153,7 +170,7 @@ def indexed(x: Node, indices: Sequence[Node], at: Sequence[int]) -> Node | None:
     found: Node | None = x
     for k, (index, d) in enumerate(zip(indices, at, strict=True)):
         own, size = rank - k, x.shape[d]
-        table = known(index) if len(index.shape) >= own and index.shape[-own] != 1 else None
+        table = known(index, values) if len(index.shape) >= own and index.shape[-own] != 1 else None
         if table is None or found is None or not isinstance(size, int):
             return None
         found = chosen(found, d, [int(i) + (size if i < 0 else 0) for i in table])
@@ -180,14 +197,14 @@ def chosen(x: Node, dim: int, table: Sequence[int]) -> Node | None:
     return _side_by_side(x.shape, x.dtype, dim, walks, run)
 
 
-def folded(node: Node) -> Node:
+def folded(node: Node, values: Values | None = None) -> Node:
     """A float that takes few values in turns, as constants; else the node."""
     if node.kind != "point" or node.ctype not in ("float", "double"):
         return node
-    values = known(node)
-    if values is None:
+    found = known(node, values)
+    if found is None:
         return node
-    walks = _in_turns(values, lambda first, second: 0 if first == second and (first or _sign(first) == _sign(second)) else None)
+    walks = _in_turns(found, lambda first, second: 0 if first == second and (first or _sign(first) == _sign(second)) else None)
     if walks is None:
         return node
     dim = next(d for d, n in enumerate(node.shape) if n != 1)

@@ -238,13 +238,17 @@ class ValueText:
         return self.axis | found
 
     def _load(self, inst: Inst, scope: Scope, element: str = "") -> str:
-        if any(a[0] == "@" and self.wide(self.sweep.table.indirect[a]) for a in inst.at.axes):
-            names, step = self._axis_names(scope, inst.at), inst.at.coefficient(self.vector)
-            at = affine_text(Affine(tuple(t for t in inst.at.terms if t[0] != self.vector), inst.at.const), names)
-            if step != 0:
-                at += f" + ramp<int64_t, L>(j * {size_text(step)}, {size_text(step)})"
+        if at := self._places(inst, scope):
             return f"get_at<ak::{element or ir.ELEMENT[inst.dtype]}>({inst.tensor}, {at}, m)"
         return self._at(inst.tensor, inst.dtype, inst.at, scope, element)
+
+    def _places(self, inst: Inst, scope: Scope) -> str:
+        """A step's offsets where they are values, each lane's its own; else nothing."""
+        if not any(a[0] == "@" and self.wide(self.sweep.table.indirect[a]) for a in inst.at.axes):
+            return ""
+        names, step = self._axis_names(scope, inst.at), inst.at.coefficient(self.vector)
+        at = affine_text(Affine(tuple(t for t in inst.at.terms if t[0] != self.vector), inst.at.const), names)
+        return at + (f" + ramp<int64_t, L>(j * {size_text(step)}, {size_text(step)})" if step != 0 else "")
 
     def _at(self, tensor: str, dtype: str, at: Affine, scope: Scope, element: str = "") -> str:
         """The element or the step's elements at an offset."""
@@ -260,6 +264,8 @@ class ValueText:
         return f"get<{element}>({where}, m)" if step == 1 else f"get_strided<{element}>({where}, {size_text(step)}, m)"
 
     def _index(self, inst: Inst, scope: Scope) -> str:
+        if at := self._places(inst, scope):
+            return f"to<{inst.ctype}>({at})"
         at = affine_text(inst.at, self._axis_names(scope, inst.at))
         step = inst.at.coefficient(self.vector) if self.vector else 0
         if step == 0:
