@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from torch_autokernel.core.indexing import INDEXED
 from torch_autokernel.core.products import ATTENTION, PRODUCTS
 
 POINTWISE = frozenset((
@@ -46,8 +47,6 @@ REDUCTIONS = frozenset((
 SCANS = frozenset((
     "aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default",
 ))  # fmt: skip
-
-INDEXED = frozenset(("aten.index.Tensor", "aten._unsafe_index.Tensor"))  # x[:, i, j], tensors of integers side by side
 
 SHAPED = frozenset((
     "aten.cat.default", "aten.slice_scatter.default", "aten.constant_pad_nd.default", "aten.gather.default",

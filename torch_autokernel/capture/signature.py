@@ -20,6 +20,7 @@ from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.sizes import Pin, Sizes, hint, stride_dims
 from torch_autokernel.core.dims import Dim, symbols
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.indexing import INDEXED
 from torch_autokernel.core.types import (
     DTYPE_BYTES,
     Const,
@@ -182,7 +183,7 @@ def _resized(body: Sequence[fx.Node]) -> frozenset[int]:
             whole = isinstance(value, torch.Tensor) and not value.is_floating_point()
             if whole and (name in _STEPWISE or ops.kind(name) == "view") and all(a in stepwise for a in operands):
                 stepwise.add(n)
-        if name not in ops.INDEXED:
+        if name not in INDEXED:
             continue
         shape = tensor_of(n.args[0]).shape  # type: ignore[arg-type]
         for d, index in enumerate(n.args[1]):  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.indexing import INDEXED
 from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Const, Op, Ref, Signature
 from torch_autokernel.core.windows import Window
@@ -87,7 +88,7 @@ def build(
     table: dict[str, Lowering] = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
     known = tables.Values()
     if slices:
-        table |= dict.fromkeys(tables.INDEXED, partial(_by_slices, known=known))
+        table |= dict.fromkeys(INDEXED, partial(_by_slices, known=known))
     for op in signature.ops:
         at = len(values)
         value = lowered(op, values, {op.target: _unrounded} if at in passing else table)
@@ -637,7 +638,7 @@ def _embedding(c: Call) -> Node:
     return _indexed(table, convert(index, "int64"), 0, True)
 
 
-@lowers(*tables.INDEXED)
+@lowers(*INDEXED)
 def _index(c: Call) -> Node:
     """x[:, i, j]: a gather for each index. Negative ones count from the end."""
     x, given = c.node(0), c.raw(1, "indices")

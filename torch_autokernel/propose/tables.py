@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch_autokernel.core.indexing import INDEXED
 from torch_autokernel.core.types import Signature
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.index import Affine, Refused, Space, SplitNeeded
 from torch_autokernel.propose.ir import Index, Node, const
 
-INDEXED = ("aten.index.Tensor", "aten._unsafe_index.Tensor")
 LONGEST = 1024  # places of a table
 MOST_TURNS = 4  # places that take turns
 MOST_RUNS = 3  # steps that each of them walks in
