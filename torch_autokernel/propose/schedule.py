@@ -27,12 +27,13 @@ class ScheduleProposer:
     name = "schedule"
 
     def __init__(self) -> None:
-        self._refusals: dict[tuple[str, tuple[tuple[str, int], ...], str], str | None] = {}
+        self._refusals: dict[tuple[object, ...], str | None] = {}
 
     def refuses(self, region: Region, arch: Arch) -> str | None:
         """Why nothing can be generated, or None. To find out takes seconds for long regions, so it is found once; what the
         deadline ended is asked again."""
-        key = region.signature.digest, tuple(sorted(region.sizes.items())), arch.key
+        sizes, limits = (tuple(sorted(m.items())) for m in (region.sizes, arch.limits))
+        key = region.signature.digest, sizes, arch.key, arch.features, limits
         if key not in self._refusals:
             try:
                 self._refusals[key] = self._refusal(region, arch)
