@@ -194,6 +194,8 @@ def test_places_a_step_apart_tell_no_sizes() -> None:
     assert all(isinstance(n, str) for s in region.signature.inputs for n in s.shape)
     region = trace(lambda x: F.interpolate(x, size=32, mode="nearest") * 2, [torch.randn(2, 3, 16)])[0].region
     assert region.signature.inputs[0].shape == ("s0", "s1", 16)
+    region = trace(lambda x: x[:, torch.arange(4) * torch.arange(4)] * 2, [torch.randn(3, 16)])[0].region
+    assert region.signature.inputs[0].shape == ("s0", 16)
 
 
 def test_generating_ends_with_the_time(traced: dict[str, Region]) -> None:

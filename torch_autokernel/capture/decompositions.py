@@ -21,9 +21,10 @@ def inductor_table() -> dict[Any, Callable[..., Any]]:
 
 def _resizing() -> dict[Any, Callable[..., Any]]:
     """Images that are resized, in terms of what is read: torch.compile takes them apart before it asks for the table."""
+    from torch._decomp import decomposition_table as rules
+
     names = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
-    found = [getattr(torch.ops.aten, name).default for name in names]
-    return {op: rule for op, rule in torch._decomp.get_decompositions(found).items() if op in found}
+    return {op: rules[op] for name in names if (op := getattr(torch.ops.aten, name).default) in rules}
 
 
 def _with_lowering(rule: Callable[..., Any]) -> Callable[..., Any]:

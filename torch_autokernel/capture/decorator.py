@@ -125,9 +125,9 @@ class Accelerated:
         resolved = config.resolve(self.options)
         if self.untrained.get(kind) is _BEING_MADE:  # by another thread, or by this one
             return self._plain(*args)
-        if kind[0] is None or kind in self.untrained or resolved.disable or self.cuts or self.parts.found or self.tries:
+        if kind[0] is None or kind in self.untrained or resolved.disable or self._never_trained:
             return direct.MISS
-        if self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS:
+        if self.parts.found or self.tries:
             return direct.MISS
         self.tried += 1
         self.untrained[kind] = _BEING_MADE
@@ -153,32 +153,36 @@ class Accelerated:
 
     def _know_settled(self, args: tuple[Any, ...], call: Callable[..., Any]) -> None:
         """Calls like this one, for which there is no plan, are made by `call`."""
-        if self.parts.found or config.resolve(self.options).disable or not self._asked(args):
+        kind, tensors = identity(args), [a for a in args if isinstance(a, torch.Tensor)]
+        if kind is None or len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):
+            return
+        exact, recording = form(args, exact=True), torch.is_grad_enabled()
+        others = [r for r in self._settled_routes if (r.args, r.gradients) != (exact, recording)]
+        if self.parts.found or len(others) >= _MAX_PLANS or config.resolve(self.options).disable or not self._asked(kind, args):
             return
         if self.trainer.loops and self._records(args) and not self.trainer.gave_up(args):
             self.patience = 0  # it is asked the next time
             return
-        tensors = [a for a in args if isinstance(a, torch.Tensor)]
-        if len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):
-            return
         rows = self._watched()
-        route = Route(form(args, exact=True), call, plain=True, gradients=torch.is_grad_enabled(), values=rows,
-                      parameters=[p for _, _, p in rows], needs=tuple(p.requires_grad for _, _, p in rows))  # fmt: skip
-        alike = [r for r in self._settled_routes if (r.args, r.gradients) == (route.args, route.gradients)]
-        if any(r.needs == route.needs and all(map(operator.is_, r.parameters, route.parameters)) for r in alike):
+        route = Route(exact, call, plain=True, gradients=recording, values=rows, parameters=[p for _, _, p in rows],
+                      needs=tuple(p.requires_grad for _, _, p in rows))  # fmt: skip
+        alike = [r for r in self._settled_routes if (r.args, r.gradients, r.needs) == (exact, recording, route.needs)]
+        if any(all(map(operator.is_, r.parameters, route.parameters)) for r in alike):
             return
-        others = [r for r in self._settled_routes if r not in alike]
-        if len(others) < _MAX_PLANS:
-            self._settled_routes = [*others, route]
-            self._know()
+        self._settled_routes = [*others, route]
+        self._know()
 
-    def _asked(self, args: tuple[Any, ...]) -> bool:
-        """Whether a plan for calls like this one was looked for, and there is none."""
-        kind = identity(args)
-        if kind is None or not self._records(args):
-            return kind is not None and kind in self.failed
-        never = self.cuts or self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS
-        return never or self.untrained.get((kind, self._trained_parameters()), _BEING_MADE) is not _BEING_MADE
+    def _asked(self, kind: Any, args: tuple[Any, ...]) -> bool:
+        """Whether a plan for calls of this kind was looked for, and there is none."""
+        if not self._records(args):
+            return kind in self.failed
+        made = self.untrained.get((kind, self._trained_parameters()), _BEING_MADE)
+        return self._never_trained or made is not _BEING_MADE
+
+    @property
+    def _never_trained(self) -> bool:
+        """Whether no plan for training is looked for, whatever the call."""
+        return self.cuts or self.tried >= _MAX_TRAINED or type(self.module) in _LAYERS
 
     def _trained_parameters(self) -> tuple[bool, ...] | None:
         return None if self.module is None else tuple([p.requires_grad for p in self.module.parameters()])

@@ -181,6 +181,8 @@ def _resized(body: Sequence[fx.Node]) -> frozenset[int]:
             made.add(n)
             value = n.meta.get("val")
             whole = isinstance(value, torch.Tensor) and not value.is_floating_point()
+            if name == "aten.mul.Tensor" and all(isinstance(a, fx.Node) for a in n.args):
+                whole = False  # squares of places
             if whole and (name in _STEPWISE or ops.kind(name) == "view") and all(a in stepwise for a in operands):
                 stepwise.add(n)
         if name not in INDEXED:

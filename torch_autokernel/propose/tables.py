@@ -58,6 +58,11 @@ def _single(x: float) -> float:
         return math.copysign(math.inf, x)
 
 
+def _same(a: Number, b: Number) -> bool:
+    """Whether the numbers are equal, zeros by their signs too."""
+    return a == b and math.copysign(1.0, a) == math.copysign(1.0, b)
+
+
 def _whole(function: Callable[[Number], int]) -> Callable[[Number], Number]:
     """A whole number of the argument's sign, also where it is 0."""
     return lambda x: math.copysign(float(function(x)), x) if isinstance(x, float) else x
@@ -67,20 +72,20 @@ def _extreme(function: Callable[[Number, Number], Number]) -> Callable[[Number, 
     """Of zeros of both signs torch gives one or the other."""
 
     def of(a: Number, b: Number) -> Number:
-        if a == b and str(a) != str(b):
+        if a == b and not _same(a, b):
             raise _Unknown
         return function(a, b)
 
     return of
 
 
-_WHOLE = {"floor": _whole(math.floor), "ceil": _whole(math.ceil), "trunc": _whole(math.trunc)}
 _EXACT: dict[str, Callable[..., Number]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "neg": operator.neg, "abs": abs,
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "maximum": _extreme(max), "minimum": _extreme(min),
     "select": lambda condition, a, b: a if condition else b, "to": lambda x: x,
-    "square": lambda x: x * x, "power2": lambda x: x * x, **_WHOLE,
+    "square": lambda x: x * x, "power2": lambda x: x * x,
+    "floor": _whole(math.floor), "ceil": _whole(math.ceil), "trunc": _whole(math.trunc),
 }  # fmt: skip
 
 
@@ -204,7 +209,7 @@ def folded(node: Node, values: Values | None = None) -> Node:
     found = known(node, values)
     if found is None:
         return node
-    walks = _in_turns(found, lambda first, second: 0 if first == second and (first or _sign(first) == _sign(second)) else None)
+    walks = _in_turns(found, lambda first, second: 0 if _same(first, second) else None)
     if walks is None:
         return node
     dim = next(d for d, n in enumerate(node.shape) if n != 1)
@@ -214,10 +219,6 @@ def folded(node: Node, values: Values | None = None) -> Node:
         return ir.expand(replace(const(first, node.dtype), weak=False), shape), start, stop, start
 
     return _side_by_side(node.shape, node.dtype, dim, walks, run)
-
-
-def _sign(x: Number) -> float:
-    return math.copysign(1.0, x)
 
 
 Run = tuple[int, int, Any, int]  # from a place up to another one, the first value, the step from one to the next
