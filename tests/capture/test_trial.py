@@ -158,6 +158,17 @@ def test_other_parameters_that_are_trained_are_asked_anew(
     assert module.forward.tried == asked + 1 and len(module.forward._settled_routes) == 1
 
 
+def test_a_kind_of_call_that_had_to_wait_is_asked_in_the_end(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While calls go on unasked, nothing is settled for one of another kind."""
+    measured(0.3, monkeypatch)
+    module = ak.autokernel(Stack())
+    module(torch.randn(4, 8))
+    assert module.forward.tried == 1 and module.forward.patience
+    for _ in range(module.forward.patience + 2):
+        module(torch.randn(5, 8))
+    assert module.forward.tried == 2 and len(module.forward._settled_routes) == 2
+
+
 def test_a_replaced_parameter_is_let_go(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(0.3, monkeypatch)
     module, x = ak.autokernel(Stack()), torch.randn(4, 8)
