@@ -161,7 +161,7 @@ def test_other_parameters_that_are_trained_are_asked_anew(
 def test_a_kind_of_call_that_had_to_wait_is_asked_in_the_end(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """While calls go on unasked, nothing is settled for one of another kind."""
     measured(0.3, monkeypatch)
-    module = ak.autokernel(Stack())
+    module = ak.autokernel(Scaled())
     module(torch.randn(4, 8))
     assert module.forward.tried == 1 and module.forward.patience
     for _ in range(module.forward.patience + 2):
