@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,16 @@ from tests.propose.cases import CASES, Case
 from tests.propose.running import FLAGS, INCLUDE, check_at, compare, compile_all, random_inputs, run
 from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
-from torch_autokernel.propose.choices import Schedule
+from torch_autokernel.machine.cpu import arch_of
+from torch_autokernel.propose.choices import Schedule, schedules
 from torch_autokernel.propose.kernel import Kernel, generate
 
 SEED = 20261124
 SIZES = (1, 2, 3, 17)
+AVX2 = arch_of("x86_64", {"flags": "avx avx2 fma", "model name": ""}, 2, {"l1_bytes": 32768, "l2_bytes": 1 << 20})
 SCHEDULES = {
     "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1),
-    "outer": Schedule(lanes=8, columns=1, park=0, stream=1, strip=64),
+    "outer": Schedule(lanes=8, columns=1, park=0, stream=1, strip=64, apart=1),
 }  # fmt: skip
 
 
@@ -155,3 +158,22 @@ def test_headers_are_clean(tmp_path: Path) -> None:
     done = subprocess.run(["g++", *flags, "-Wall", "-Wextra", "-Werror", "-march=native", f"-I{INCLUDE}", "-c", str(source), "-o", str(tmp_path / "x.o")],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[:2000]
+
+
+def test_long_rows_read_what_they_share_once(tmp_path: Path) -> None:
+    """The results of all rows go through the weights strip by strip, behind the reductions; rows that share little do not."""
+    torch.manual_seed(SEED)
+
+    def first(n: int) -> tuple[Region, Schedule]:
+        x, w, b = torch.randn(3, n), torch.randn(n), torch.randn(n)
+        region = trace(lambda x, w, b: torch.nn.functional.layer_norm(x, (n,), w, b), [x, w, b])[0].region
+        return region, next(s for s in schedules(region, arch) if isinstance(s, Schedule))
+
+    arch = dataclasses.replace(AVX2, limits={**AVX2.limits, "l2_bytes": 32768})
+    region, schedule = first(33000)
+    assert schedule.apart and not first(3000)[1].apart
+    assert not any(s.apart for s in schedules(first(33000)[0], AVX2))
+    kernel = generate(region.signature, schedule, region.sizes, 2)
+    strips, rows = kernel.text.rindex("for (int64_t b = 0; b < cdiv("), kernel.text.rindex("for (int64_t r")
+    assert strips < rows
+    check_at({"k": region}, {"k": kernel}, compile_all({"k": kernel.text}, tmp_path), (2, 300))

@@ -14,6 +14,7 @@ from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.ir import ROUNDING
 from torch_autokernel.propose.tables import may_help
 
+REDUCED = tuple(f"aten.{name}." for name in ("sum", "mean", "var", "var_mean", "amax", "amin"))
 SHORTEST = 24  # elements of a row, up to which vectors run across rows
 
 
@@ -53,8 +54,9 @@ class Schedule(Choice):
     `moments` how squared deviations are summed (0 by size, 1 in one pass with the mean, 2 after the mean);
     `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows; `rows` of a batch
     that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself);
-    `gathers` 1 where indices that follow from sizes stay indices (else they are slices side by side). A loop's `columns` is 1
-    where vectors run along a dimension of which each position could go through the loop by itself."""
+    `gathers` 1 where indices that follow from sizes stay indices (else they are slices side by side); `apart` 1 to give
+    results loops of their own behind the rows' reductions, which take all rows strip by strip. A loop's `columns` is 1 where
+    vectors run along a dimension of which each position could go through the loop by itself."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -68,9 +70,10 @@ class Schedule(Choice):
     short: int = 0
     rows: int = 1
     gathers: int = 0
+    apart: int = 0
 
     def to_json(self) -> Mapping[str, int]:
-        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0}
+        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0, "apart": 0}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in usual or v != usual[k]}
 
 
@@ -87,6 +90,8 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     half = any(s.dtype in ROUNDING for s in (*region.signature.inputs, *region.signature.output_specs))
     lanes, blocks = (4 if half else 2) * native, max(4, 2 * threads)
     first = Schedule(lanes=lanes, blocks=blocks, stream=int(large), park=int(not large), fixed=1)
+    if _shared_by_long_rows(region, l2):
+        yield dataclasses.replace(first, apart=1, strip=l2 // 8)
     yield first
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
@@ -105,6 +110,15 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     yield dataclasses.replace(first, serial_below=2048)
     yield dataclasses.replace(first, blocks=4 * first.blocks)
     yield dataclasses.replace(first, lanes=native, park=0)
+
+
+def _shared_by_long_rows(region: Region, cache: int) -> bool:
+    """Whether rows that are reduced share what is too large for the cache, so that each row would read it from memory."""
+    if not any(op.target.startswith(REDUCED) for op in region.signature.ops):
+        return False
+    sizes = {s: region.sizes.get(s, 64) for s in region.signature.symbols}
+    largest = max(s.numel(sizes) for s in region.signature.output_specs)
+    return any(cache < s.numel(sizes) * s.itemsize and s.numel(sizes) < largest for s in region.signature.inputs)
 
 
 def _hint(region: Region, size: Dim) -> int:

@@ -137,10 +137,12 @@ class SweepText(RowText):
     # ---- rows without anything gathered over them ----
     def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
         outer = [a for a in self.rows if a != self.vector]
-        strip = self.vector in self.rows and self._strips(outer)
+        apart = bool(outer) and self._goes_strip_by_strip(outer)
+        strip = apart or self.vector in self.rows and self._strips(outer)
         loops = [self.loop(a, self.range(a, ranges)) for a in outer]
         if strip:
-            loops.append(f"for (int64_t b = 0; b < cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip}); ++b)")
+            over = f"for (int64_t b = 0; b < cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip}); ++b)"
+            loops.insert(0 if apart else len(loops), over)
         body, rooms = self._aside(groups, strip)
 
         def whole() -> None:
@@ -208,6 +210,12 @@ class SweepText(RowText):
     def _strips(self, outer: list[str]) -> bool:
         """Whether the vector axis is to be shared out among threads too."""
         return self.vector not in self.sweep.cuts and self.elements([self.sizes[a] for a in outer]) < 4 * self.former.threads
+
+    def _goes_strip_by_strip(self, outer: list[str]) -> bool:
+        """Whether all rows go through one strip of the vector axis before the next one: for what they share."""
+        if not self.schedule.apart or self.sweep.content or self.vector not in self.rows or self.vector in self.sweep.cuts:
+            return False
+        return any(self.vector in i.axes and not i.axes >= frozenset(outer) for i in reach(self.tops) if i.kind == "load")
 
     def _pragma(self, depth: int) -> None:
         work, least = product(self.sweep.sizes.values()), self.schedule.serial_below

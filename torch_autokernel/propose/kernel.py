@@ -59,8 +59,9 @@ def _formed(signature: Signature, schedule: Schedule, hints: Mapping[str, int], 
             if not unrolls(node):
                 operand = node.args[0]
                 former.place(Root("fold", operand, peel(operand), owner=node))
+    behind = len(former.sweeps) if schedule.apart else 0
     for k, (node, spec) in enumerate(zip(outputs, signature.output_specs, strict=True)):
-        former.place(Root("out", node, peel(node), target=f"y{k}", dtype=spec.dtype, strides=spec.stride))
+        former.place(Root("out", node, peel(node), target=f"y{k}", dtype=spec.dtype, strides=spec.stride), behind)
     hoist(former)
     share(former)
     return former

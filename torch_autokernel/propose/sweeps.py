@@ -191,8 +191,9 @@ class Former:
         return out
 
     # ---- placing ----
-    def place(self, root: Root) -> None:
-        least = self._earliest(root.node)
+    def place(self, root: Root, first: int = 0) -> None:
+        """Into a sweep that fits, of those from the `first` on, or into a new one."""
+        least = max(first, self._earliest(root.node))
         for sweep in reversed(self.sweeps[least:]):
             if (joined := self._join(sweep, root)) is not None:
                 self.sweeps[sweep.number] = joined
