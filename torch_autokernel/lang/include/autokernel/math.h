@@ -51,12 +51,13 @@ template <class T, int N> AK_INLINE vec<T, N> sqrt(const vec<T, N>& x) {
   if constexpr (is_wide<T, N>) { return {sqrt(x.lo), sqrt(x.hi)}; }
   else {
 #if defined(AK_AVX512) || defined(AK_AVX2)
-    vec<T, N> r;
-    if constexpr (sizeof(T) == 4) { asm("vsqrtps %1, %0" : "=v"(r.r) : "v"(x.r)); } else { asm("vsqrtpd %1, %0" : "=v"(r.r) : "v"(x.r)); }
-    return r;
-#else
-    return per_lane(x, [](T v) { return std::sqrt(v); });
+    if constexpr (N * sizeof(T) >= 16) {
+      vec<T, N> r;
+      if constexpr (sizeof(T) == 4) { asm("vsqrtps %1, %0" : "=v"(r.r) : "v"(x.r)); } else { asm("vsqrtpd %1, %0" : "=v"(r.r) : "v"(x.r)); }
+      return r;
+    }
 #endif
+    return per_lane(x, [](T v) { return std::sqrt(v); });
   }
 }
 template <class T, int N> AK_INLINE vec<T, N> rsqrt(const vec<T, N>& x) { return T(1) / sqrt(x); }
@@ -64,9 +65,16 @@ template <class T, int N> AK_INLINE vec<T, N> reciprocal(const vec<T, N>& x) { r
 
 // ---- fused multiply-add ----
 // a * b + c, rounded once where the machine can. Kernels are compiled without contraction; polynomials and sums of products ask
-// for it by name.
+// for it by name. One or two lanes are no register: instructions that take whole ones are not for them.
 template <int N> AK_INLINE vec<float, N> multiply_add(const vec<float, N>& a, const vec<float, N>& b, const vec<float, N>& c) {
   if constexpr (is_wide<float, N>) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
+#if defined(__FMA__)
+  else if constexpr (N < 4) {
+    vec<float, N> r;
+    for (int i = 0; i < N; ++i) r.r[i] = __builtin_fmaf(a.r[i], b.r[i], c.r[i]);
+    return r;
+  }
+#endif
   else {
 #if defined(AK_AVX512)
     vec<float, N> r = c;
@@ -98,16 +106,40 @@ template <int N, class... More> AK_INLINE vec<float, N> polynomial(const vec<flo
 template <int N> AK_INLINE vec<float, N> scale2(const vec<float, N>& p, const vec<float, N>& n) {
 #if defined(AK_AVX512)
   if constexpr (is_wide<float, N>) { return {scale2(p.lo, n.lo), scale2(p.hi, n.hi)}; }
-  else {
+  else if constexpr (N >= 4) {
     vec<float, N> r;
     asm("vscalefps %2, %1, %0" : "=v"(r.r) : "v"(p.r), "v"(n.r));
     return r;
-  }
-#else
-  const vec<int32_t, N> k = to<int32_t>(n), h = k >> 1;
-  return p * bits<float>((h + 127) << 23) * bits<float>((k - h + 127) << 23);
+  } else
 #endif
+  {
+    const vec<int32_t, N> k = to<int32_t>(n), h = k >> 1;
+    return p * bits<float>((h + 127) << 23) * bits<float>((k - h + 127) << 23);
+  }
 }
+#if defined(AK_AVX512)
+// p * 2^n, rounded once, and 0 where x < -104: there p and n may be anything, and no denormal result is computed, which is slow.
+template <int N> AK_INLINE vec<float, N> scale2_above(const vec<float, N>& x, const vec<float, N>& p, const vec<float, N>& n) {
+  if constexpr (is_wide<float, N>) { return {scale2_above(x.lo, p.lo, n.lo), scale2_above(x.hi, p.hi, n.hi)}; }
+  else {
+    const vec<float, N> least(-104.0f);
+    uint16_t far;
+    vec<float, N> r;
+    asm("vcmpps $5, %2, %1, %0" : "=Yk"(far) : "v"(x.r), "v"(least.r));  // not less: true of NaN
+    asm("vscalefps %2, %1, %0%{%3%}%{z%}" : "=v"(r.r) : "v"(p.r), "v"(n.r), "Yk"(far));
+    return r;
+  }
+}
+// The lesser of x and `most`; NaN where x is.
+template <int N> AK_INLINE vec<float, N> at_most(const vec<float, N>& x, float most) {
+  if constexpr (is_wide<float, N>) { return {at_most(x.lo, most), at_most(x.hi, most)}; }
+  else {
+    vec<float, N> r;
+    asm("vminps %2, %1, %0" : "=v"(r.r) : "v"(vec<float, N>(most).r), "v"(x.r));
+    return r;
+  }
+}
+#endif
 // x = n ln2 + r with |r| <= ln2/2 and n integral, for |x| < 2^20. `t` is n + 1.5 * 2^23, so n stands in its lowest bits, too.
 template <int N> AK_INLINE vec<float, N> reduce_ln2(const vec<float, N>& x, vec<float, N>& n, vec<float, N>& t) {
   const vec<float, N> shift(12582912.0f);
@@ -131,8 +163,15 @@ template <int N> AK_INLINE vec<float, N> exp_small(const vec<float, N>& x) {
 // For every x: denormal results, overflow, NaN.
 template <int N> AK_INLINE vec<float, N> exp_large(const vec<float, N>& v) {
   AK_SPLIT(exp_large, v) {
+    vec<float, N> n, t;
+#if defined(AK_AVX512)
+    if constexpr (N >= 4) {
+      const vec<float, N> p = exp_near_zero(reduce_ln2(at_most(v, 89.0f), n, t));
+      return scale2_above(v, p, n);
+    }
+#endif
     const auto zero = v < -104.0f;  // kept away from the scaling: denormal results are slow
-    vec<float, N> x = select(zero, 0.0f, v), n, t;
+    vec<float, N> x = select(zero, 0.0f, v);
     x = select(x > 89.0f, vec<float, N>(89.0f), x);
     const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
     return select(zero, 0.0f, scale2(p, n));
@@ -288,7 +327,6 @@ template <int N> AK_INLINE vec<float, N> erfc(const vec<float, N>& x) { return p
 // relative to what is left. No part is negative, so that -0 stays -0. `quadrant` has n in its lowest bits.
 template <int N> AK_INLINE vec<float, N> reduce_half_pi(const vec<float, N>& x, vec<int32_t, N>& quadrant) {
 #if defined(AK_AVX512) || (defined(AK_AVX2) && defined(__FMA__))
-  static_assert(N >= 4, "fused steps are for whole registers");
   const vec<float, N> shift(12582912.0f);
   const vec<float, N> t = multiply_add(x, vec<float, N>(0x1.45f306p-1f), shift), n = t - shift;
   quadrant = bits<int32_t>(t);

@@ -143,6 +143,9 @@ template <int N> AK_INLINE vec<float, N> exp_down_large(const vec<float, N>& x) 
   else {
     vec<float, N> n, t;
     const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
+#if defined(AK_AVX512)
+    if constexpr (N >= 4) return scale2_above(x, p, n);
+#endif
     // 2^n by way of 2^(n + 64), so that denormal results are rounded once; n stands in the lowest bits of t
     const vec<float, N> power = bits<float>((bits<int32_t>(t) + (127 + 64)) << 23);
     return select(x < -104.0f, 0.0f, p * power * 0x1p-64f);
