@@ -24,7 +24,7 @@ SEED = 20261124
 SIZES = (1, 2, 3, 17)
 AVX2 = arch_of("x86_64", {"flags": "avx avx2 fma", "model name": ""}, 2, {"l1_bytes": 32768, "l2_bytes": 1 << 20})
 SCHEDULES = {
-    "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1),
+    "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1, together=3),
     "outer": Schedule(lanes=8, columns=1, park=0, stream=1, strip=64, apart=1),
 }  # fmt: skip
 
@@ -140,6 +140,18 @@ def test_rows_that_come_from_afar_are_fetched_ahead(traced: dict[str, Region], t
     child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
     done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
+
+
+def test_rows_are_taken_together(tmp_path: Path) -> None:
+    """Where they come from memory and are long; groups that are not full, too, and nothing is read beyond the buffers."""
+    torch.manual_seed(SEED)
+    norm = lambda x, w: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * w
+    region = trace(norm, [torch.randn(300, 4096), torch.randn(4096)])[0].region
+    assert [s.together for s in schedules(region, AVX2) if isinstance(s, Schedule)][:2] == [1, 4]
+    kernels = {f"k{n}": generate(region.signature, Schedule(lanes=16, together=n, stream=1), region.sizes, 2) for n in (1, 2, 5)}
+    assert ["each_back<L>(" in k.text for k in kernels.values()] == [False, True, True]
+    library = compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
+    check_at(dict.fromkeys(kernels, region), kernels, library, (1, 3, 7, 90))
 
 
 def test_products_are_rounded_wherever_they_are_used(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
-from torch_autokernel.core.types import Arch, Region
+from torch_autokernel.core.types import Arch, Region, TensorSpec
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.ir import ROUNDING
 from torch_autokernel.propose.tables import may_help
 
 REDUCED = tuple(f"aten.{name}." for name in ("sum", "mean", "var", "var_mean", "amax", "amin"))
+TOGETHER = 8 << 10  # bytes of a row, from which on several at once may be faster than one
 SHORTEST = 24  # elements of a row, up to which vectors run across rows
 
 
@@ -55,8 +56,9 @@ class Schedule(Choice):
     `short` 1 to keep vectors within the row where rows are so short that else their lanes are different rows; `rows` of a batch
     that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself);
     `gathers` 1 where indices that follow from sizes stay indices (else they are slices side by side); `apart` 1 to give
-    results loops of their own behind the rows' reductions, which take all rows strip by strip. A loop's `columns` is 1 where
-    vectors run along a dimension of which each position could go through the loop by itself."""
+    results loops of their own behind the rows' reductions, which take all rows strip by strip; `together` rows are reduced one
+    after the other before their results are made in one walk. A loop's `columns` is 1 where vectors run along a dimension of
+    which each position could go through the loop by itself."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -71,9 +73,10 @@ class Schedule(Choice):
     rows: int = 1
     gathers: int = 0
     apart: int = 0
+    together: int = 1
 
     def to_json(self) -> Mapping[str, int]:
-        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0, "apart": 0}
+        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0, "apart": 0, "together": 1}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in usual or v != usual[k]}
 
 
@@ -93,6 +96,8 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     if _shared_by_long_rows(region, l2):
         yield dataclasses.replace(first, apart=1, strip=l2 // 8)
     yield first
+    if large and _reduces(region) and any(TOGETHER <= _row_bytes(region, s) <= l2 // 8 for s in region.signature.output_specs):
+        yield dataclasses.replace(first, together=4)
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
     if may_help(region.signature):
@@ -112,9 +117,17 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     yield dataclasses.replace(first, lanes=native, park=0)
 
 
+def _reduces(region: Region) -> bool:
+    return any(op.target.startswith(REDUCED) for op in region.signature.ops)
+
+
+def _row_bytes(region: Region, spec: TensorSpec) -> int:
+    return _hint(region, spec.shape[-1]) * spec.itemsize if spec.shape else 0
+
+
 def _shared_by_long_rows(region: Region, cache: int) -> bool:
     """Whether rows that are reduced share what is too large for the cache, so that each row would read it from memory."""
-    if not any(op.target.startswith(REDUCED) for op in region.signature.ops):
+    if not _reduces(region):
         return False
     sizes = {s: region.sizes.get(s, 64) for s in region.signature.symbols}
     largest = max(s.numel(sizes) for s in region.signature.output_specs)

@@ -12,8 +12,9 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul, product
-from torch_autokernel.propose.passes import RUN, RowText
+from torch_autokernel.propose.passes import RUN
 from torch_autokernel.propose.pull import Inst
+from torch_autokernel.propose.rows_together import TogetherText
 from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
 from torch_autokernel.propose.text import Writer, affine_text, parenthesised, size_text
 from torch_autokernel.propose.values import Parked
@@ -64,7 +65,7 @@ class Scratch:
     kept: Dim = 1
 
 
-class SweepText(RowText):
+class SweepText(TogetherText):
     """Prints a whole sweep."""
 
     partials: list[Partial]
@@ -143,6 +144,11 @@ class SweepText(RowText):
         if strip:
             over = f"for (int64_t b = 0; b < cdiv({size_text(self.sizes[self.vector])}, {self.schedule.strip}); ++b)"
             loops.insert(0 if apart else len(loops), over)
+        if outer and not strip and len(groups) == 1:
+            if (made := self.rows_together(groups[0], outer[-1], self.range(outer[-1], ranges))) is not None:
+                head, lines = made
+                self._nested([*loops[:-1], head], lambda: self.out(*lines))
+                return
         body, rooms = self._aside(groups, strip)
 
         def whole() -> None:

@@ -8,7 +8,7 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.functions import EXPENSIVE
-from torch_autokernel.propose.index import ZERO, Affine, Range
+from torch_autokernel.propose.index import ZERO, Affine, Range, mul
 from torch_autokernel.propose.pull import Inst
 from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
 from torch_autokernel.propose.text import affine_text, size_text
@@ -81,9 +81,9 @@ class RowText(ValueText):
         for load in self.again:
             self.fetch_ahead(load, self.rows[-1], scope)
 
-    def fetch_ahead(self, load: Inst, axis: str, scope: Scope) -> None:
-        """Ask for what the load reads one step further along an axis."""
-        at = load.at.plus(load.at.coefficient(axis))
+    def fetch_ahead(self, load: Inst, axis: str, scope: Scope, steps: int = 1) -> None:
+        """Ask for what the load reads some steps further along an axis."""
+        at = load.at.plus(mul(load.at.coefficient(axis), steps))
         self.out(f"prefetch<L>({load.tensor} + {affine_text(at, self._axis_names(scope, at))});")
 
     def _open_blocks(self, group: list[Segment]) -> list[str]:

@@ -13,6 +13,13 @@ template <int N, class Body> AK_INLINE void each(int64_t from, int64_t to, Body&
   if (j < to) body(j, first<N>{to - j});
 }
 
+// The same from the end: what is left over first, then the whole steps.
+template <int N, class Body> AK_INLINE void each_back(int64_t from, int64_t to, Body&& body) {
+  int64_t j = to - (to - from) % N;
+  if (j < to) body(j, first<N>{to - j});
+  for (; j > from; j -= N) body(j - N, all<N>{});
+}
+
 // Where nothing is gathered: the last step is a whole one that begins earlier, and does some of the work again.
 template <int N, class Body> AK_INLINE void each_whole(int64_t from, int64_t to, Body&& body) {
   if (to - from < N) { if (from < to) body(from, first<N>{to - from}); return; }
