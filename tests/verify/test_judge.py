@@ -19,6 +19,8 @@ from tests.verify.conftest import ARCH
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Arch, Artifact, Candidate, Region, Source, Status, Verdict
 from torch_autokernel.machine.worker import Limits
+from torch_autokernel.verify import bank as banking
+from torch_autokernel.verify import cases as planning
 from torch_autokernel.verify import judge as judging
 from torch_autokernel.verify import screen as screening
 from torch_autokernel.verify.bank import Bank
@@ -111,6 +113,7 @@ def test_a_disturbance_of_one_group_does_not_decide(monkeypatch: pytest.MonkeyPa
         return [None if (ns := true[n]) is None else ns * (1.7 if len(turns) == 2 else 1.0) for n in names]
 
     monkeypatch.setattr(screening, "_group", group)
+    monkeypatch.setattr(screening, "_bytes", lambda *_more: 1 << 20)
     found = screening.screen(None, None, list(true), None, 1.0)  # type: ignore[arg-type]
     assert found == list(true.values()) and turns == [list("abcdef"), list("gh"), list("abcg")]
     turns.clear()
@@ -130,6 +133,36 @@ def test_screening_ranks_by_speed(judge: Judge, objects: Path) -> None:
     assert speeds[1] is None and speeds[3] is None
     assert speeds[0] is not None and speeds[2] is not None and speeds[0] > 5 * speeds[2]
     assert judge.screen(region, [], 1.0) == []
+
+
+def test_screening_sees_the_sizes_at_hand(judge: Judge, objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate is slow where there is more than a case of the judge may have; the judge's own cases stay small."""
+    monkeypatch.setattr(planning, "LARGEST", 1 << 14)
+    region = regions.add_relu(m=512, n=512)
+    body = "for (int64_t i = 0; i < s0 * s1; ++i) y0[i] = relu(x0[i] + x1[i]);"
+    head = '#include <kernel.h>\nextern "C" void kernel(const float* x0, const float* x1, float* y0, int64_t s0, int64_t s1) {'
+    even = artifact(region, f"{head} for (int k = 0; k < 4; ++k) {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
+    often = "const int n = s0 * s1 > 200000 ? 40 : 1; for (int k = 0; k < n; ++k)"
+    uneven = artifact(region, f"{head} {often} {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
+    first, second = judge.screen(region, [even, uneven], 0.5)
+    assert first is not None and second is not None and second > 3 * first
+    monkeypatch.setattr(banking, "MOST_AT_HAND", 1 << 16)
+    first, second = judge.screen(region, [even, uneven], 0.5)
+    assert first is not None and second is not None and first > 2 * second
+
+
+def test_large_candidates_are_screened_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+
+    def group(_pool: object, _region: object, names: list[str], *_more: object) -> list[float | None]:
+        turns.append(len(names))
+        return [1.0] * len(names)
+
+    monkeypatch.setattr(screening, "_group", group)
+    for size in (screening.MOST_BYTES // 2, 2 * screening.MOST_BYTES):
+        monkeypatch.setattr(screening, "_bytes", lambda *_more, size=size: size)
+        screening.screen(None, None, list("abcde"), None, 1.0)  # type: ignore[arg-type]
+    assert turns == [2, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_vectors_are_readable_safetensors(judge: Judge, objects: Path) -> None:

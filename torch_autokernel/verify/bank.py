@@ -19,6 +19,7 @@ from torch_autokernel.verify.oracle import Expected, expect
 log = logging.getLogger(__name__)
 
 _KEEP_BYTES = 1 << 30
+MOST_AT_HAND = 1 << 29  # bytes of inputs and outputs
 _VIEWS = tuple(f"aten.{n}." for n in "view reshape expand permute unsqueeze squeeze slice select clone t transpose cat".split())
 CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
 SHORT = 3  # steps
@@ -26,11 +27,17 @@ MAGNITUDES = ("huge", "large", "wide", "far", "above", "below")  # distributions
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A case with its tensors. `sizes` are in the entry's order."""
+class Inputs:
+    """A case with its inputs. `sizes` are in the entry's order."""
 
     case: Case
     inputs: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Inputs):
+    """A case with its inputs and what is expected."""
+
     expected: Expected
 
     @property
@@ -75,6 +82,22 @@ class Bank:
                 _, old = self._kept.popitem(last=False)
                 total -= old.nbytes if old else 0
         return prepared
+
+    def at_hand(self, region: Region, case: Case) -> Inputs | None:
+        """The case at the region's own sizes, where it was scaled down from them and they can be had: nothing is computed from
+        the inputs here, so they may be larger than those of cases. For what only runs."""
+        sizes = {s: int(region.sizes.get(s, 0)) for s in region.signature.symbols}
+        if sizes == dict(case.sizes) or planning.steps(region.signature, sizes) > planning.MOST_STEPS:
+            return None
+        specs = (*region.signature.inputs, *region.signature.output_specs)
+        if 0 in sizes.values() or sum(s.storage_elements(sizes) * s.itemsize for s in specs) > MOST_AT_HAND:
+            return None
+        case = dataclasses.replace(case, sizes=sizes, origin="at hand")
+        try:
+            return Inputs(case, tuple(making.make(region, case)))
+        except (RuntimeError, IndexError, ValueError) as error:
+            log.debug("case %s: cannot be made: %s", case, error)
+            return None
 
     def _make(self, region: Region, case: Case) -> Prepared | None:
         """Where most results are not finite the inputs are made positive; where that does not help the case stays as it was."""

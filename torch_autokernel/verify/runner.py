@@ -17,7 +17,7 @@ from torch_autokernel.core.types import DTYPE_BYTES, Artifact, Region, TensorSpe
 from torch_autokernel.lang.elf import read_elf
 from torch_autokernel.machine.worker import Outcome, Pool, Session
 from torch_autokernel.machine.worker_memory import Buffer, Job
-from torch_autokernel.verify.bank import Prepared
+from torch_autokernel.verify.bank import Inputs, Prepared
 
 WORKSPACE_ALIGN = 64
 
@@ -159,7 +159,7 @@ class WorkerRunner:
             self._session = self._pool.open(self._artifact.path, self._artifact.entry)
         return self._session
 
-    def job(self, prepared: Prepared, poison: Sequence[bytes], edge: str = "end", how: How = How()) -> Job:  # noqa: B008
+    def job(self, prepared: Inputs, poison: Sequence[bytes], edge: str = "end", how: How = How()) -> Job:  # noqa: B008
         """The call as bytes: inputs, outputs and workspace, each filled with its pattern (the workspace's is the last)."""
         signature, sizes = self._region.signature, prepared.case.sizes
         buffers = [Buffer(storage_bytes(t), spec.alignment) for t, spec in zip(prepared.inputs, signature.inputs, strict=True)]

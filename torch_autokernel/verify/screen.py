@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from torch_autokernel.core.types import Artifact, Region
 from torch_autokernel.machine.worker import Pool, Session
 from torch_autokernel.machine.worker_memory import Job
-from torch_autokernel.verify.bank import Prepared
+from torch_autokernel.verify.bank import Inputs
 from torch_autokernel.verify.runner import WorkerRunner
 
 AT_ONCE = 6  # workers, each with its own buffers
 ROUNDS = 5
 FINALISTS, NEAR = 4, 1.6  # so many at most, and no slower than so many times the fastest, are measured once more, side by side
 LATE = 3  # unless the first measurements took so many times what they should
+MOST_BYTES = 2 << 30  # of all these buffers
 _MOST_CALLS = 1000
 
 
-def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: Prepared, seconds: float) -> list[float | None]:
+def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: Inputs, seconds: float) -> list[float | None]:
     """Nanoseconds a call at the prepared case's sizes, None for those that do not come back; takes about `seconds`.
 
     A few candidates at a time, in turns, so that a disturbance hits all of them; the least of the rounds counts. Those in front
@@ -28,20 +29,26 @@ def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: 
     """
     out: list[float | None] = []
     began = time.perf_counter()
-    for start in range(0, len(artifacts), AT_ONCE):
-        group = artifacts[start : start + AT_ONCE]
+    several = max(1, min(AT_ONCE, MOST_BYTES // max(1, _bytes(region, prepared))))
+    for start in range(0, len(artifacts), several):
+        group = artifacts[start : start + several]
         out += _group(pool, region, group, prepared, seconds * len(group) / len(artifacts))
     ran = sorted((ns, i) for i, ns in enumerate(out) if ns is not None)
     finalists = [i for ns, i in ran[:FINALISTS] if ns <= NEAR * ran[0][0]]
-    if len(finalists) > 1 and len(artifacts) > AT_ONCE and time.perf_counter() - began <= LATE * seconds:
+    if 1 < len(finalists) <= several < len(artifacts) and time.perf_counter() - began <= LATE * seconds:
         again = _group(pool, region, [artifacts[i] for i in finalists], prepared, seconds / 2)
         for i, ns in zip(finalists, again, strict=True):
             out[i] = min((t for t in (out[i], ns) if t is not None), default=None)
     return out
 
 
+def _bytes(region: Region, prepared: Inputs) -> int:
+    outputs = sum(s.storage_elements(prepared.case.sizes) * s.itemsize for s in region.signature.output_specs)
+    return outputs + sum(t.untyped_storage().nbytes() for t in prepared.inputs)
+
+
 def _group(
-    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Prepared, seconds: float
+    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Inputs, seconds: float
 ) -> list[float | None]:
     patterns = [b"\x3c"] * (len(region.signature.output_specs) + 1)
     jobs = [WorkerRunner(pool, region, artifact, 0).job(prepared, patterns) for artifact in group]
