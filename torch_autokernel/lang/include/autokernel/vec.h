@@ -137,10 +137,14 @@ template <class To, class T, int N> AK_INLINE vec<To, N> to(const vec<T, N>& a) 
   else if constexpr (is_wide<T, N> || is_wide<To, N>) { return join(to<To>(low(a)), to<To>(high(a))); }
   else {
 #if defined(AK_AVX512)  // one instruction where the compiler takes three
-    constexpr bool whole = N == 16 && std::is_integral_v<T> && std::is_integral_v<To>;
+    constexpr bool integral = std::is_integral_v<T> && std::is_integral_v<To>, whole = N == 16 && integral;
     vec<To, N> r;
     if constexpr (whole && std::is_unsigned_v<T> && sizeof(T) == 2 && sizeof(To) == 4) { asm("vpmovzxwd %1, %0" : "=v"(r.r) : "vm"(a.r)); return r; }
-    if constexpr (whole && std::is_unsigned_v<T> && sizeof(T) == 1 && sizeof(To) == 4) { asm("vpmovzxbd %1, %0" : "=v"(r.r) : "vm"(a.r)); return r; }
+    if constexpr ((N == 8 || N == 16) && integral && sizeof(T) == 1 && sizeof(To) == 4) {
+      if constexpr (std::is_signed_v<T>) { asm("vpmovsxbd %1, %0" : "=v"(r.r) : "vm"(a.r)); }
+      else { asm("vpmovzxbd %1, %0" : "=v"(r.r) : "vm"(a.r)); }
+      return r;
+    }
     if constexpr (whole && sizeof(T) == 4 && sizeof(To) == 2) { asm("vpmovdw %1, %0" : "=v"(r.r) : "v"(a.r)); return r; }
     if constexpr (whole && sizeof(T) == 4 && sizeof(To) == 1) { asm("vpmovdb %1, %0" : "=v"(r.r) : "v"(a.r)); return r; }
 #elif defined(AK_AVX2)
