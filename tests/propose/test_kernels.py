@@ -18,6 +18,7 @@ from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
 from torch_autokernel.machine.cpu import arch_of
 from torch_autokernel.propose.choices import Schedule, schedules
+from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
 
 SEED = 20261124
@@ -152,6 +153,13 @@ def test_rows_are_taken_together(tmp_path: Path) -> None:
     assert ["each_back<L>(" in k.text for k in kernels.values()] == [False, True, True]
     library = compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
     check_at(dict.fromkeys(kernels, region), kernels, library, (1, 3, 7, 90))
+
+
+@pytest.mark.parametrize("dims", [(0,), (0, 1), None])
+def test_reductions_over_nothing_are_refused(dims: tuple[int, ...] | None) -> None:
+    region = trace(lambda x: torch.exp(x).sum(dims) + 1, [torch.randn(0, 7)])[0].region
+    with pytest.raises(Refused):
+        generate(region.signature, Schedule(lanes=16), region.sizes, 2)
 
 
 def test_products_are_rounded_wherever_they_are_used(tmp_path: Path) -> None:

@@ -217,10 +217,11 @@ def unrolls(node: Node) -> bool:
 
 def unrolled(node: Node, index: Index) -> Iterator[Index]:
     """The operand indices that a written-out reduction folds."""
-    full = operand_index(node, index)
-    todo = [full]
-    for d in node.dims:
-        extent = node.args[0].shape[d]
+    todo = [operand_index(node, index)]
+    extents = [node.args[0].shape[d] for d in node.dims]
+    if 0 in extents:
+        return
+    for d, extent in zip(node.dims, extents, strict=True):
         assert isinstance(extent, int)
         todo = [(*i[:d], Affine((), k), *i[d + 1 :]) for i in todo for k in range(extent)]
     yield from todo
