@@ -92,10 +92,10 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     large = _result_bytes(region) > 2 * max(1 << 20, l2)
     half = any(s.dtype in ROUNDING for s in (*region.signature.inputs, *region.signature.output_specs))
     lanes, blocks = (4 if half else 2) * native, max(4, 2 * threads)
-    first = Schedule(lanes=lanes, blocks=blocks, stream=int(large), park=int(not large), fixed=1)
+    first = Schedule(lanes=lanes, blocks=blocks, stream=int(large), fixed=1)
+    yield first
     if _shared_by_long_rows(region, l2):
         yield dataclasses.replace(first, apart=1, strip=l2 // 8)
-    yield first
     if large and _reduces(region) and any(TOGETHER <= _row_bytes(region, s) <= l2 // 8 for s in region.signature.output_specs):
         yield dataclasses.replace(first, together=4)
     yield dataclasses.replace(first, lanes=native)
@@ -104,10 +104,10 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         yield dataclasses.replace(first, gathers=1)
     if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
         yield dataclasses.replace(first, short=1)
-    yield dataclasses.replace(first, stream=0, park=1)
+    yield dataclasses.replace(first, stream=0) if not large else dataclasses.replace(first, park=0)
     yield dataclasses.replace(first, columns=1)
     yield dataclasses.replace(first, columns=2)
-    yield dataclasses.replace(first, stream=0, park=0)
+    yield dataclasses.replace(first, stream=0, park=int(large))
     yield dataclasses.replace(first, lanes=native, columns=1)
     if any(op.target.startswith("aten.var") for op in region.signature.ops):
         yield dataclasses.replace(first, moments=1)

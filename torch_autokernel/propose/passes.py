@@ -143,14 +143,15 @@ class RowText(ValueText):
     def _place(
         self, value: Inst, stages: list[int], roots: list[tuple[int, Root, Inst]], free: list[tuple[int, Root]]
     ) -> Parked | None:
-        """Its own result, a result that is written when it has been read for the last time, or scratch."""
+        """Its own result, a result that is written when it has been read for the last time, or scratch. Results that are stored
+        past the caches are no place: they would be read into them first."""
         since = min(stages)
         for stage, root, stored in roots:
             if stored is value and stage == since and root.kind == "out" and self._along(root):
                 if ir.holds(root.dtype, value.ctype, value.fn):
                     free[:] = [f for f in free if f[1] is not root]
                     return Parked(root.target, root.dtype, root.store_at, since, own=True)
-        for stage, root in free:
+        for stage, root in free if not self.schedule.stream else ():
             if stage == max(stages) and ir.holds(root.dtype, value.ctype, value.fn):
                 free.remove((stage, root))
                 return Parked(root.target, root.dtype, root.store_at, since)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch_autokernel.propose.index import Range
 from torch_autokernel.propose.passes import RowText
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Segment
+from torch_autokernel.propose.sweeps import Segment, reach
 from torch_autokernel.propose.text import Writer, size_text
 from torch_autokernel.propose.values import Scope
 
@@ -40,6 +40,8 @@ class TogetherText(RowText):
         self.roomy, self.out = False, Writer()
         try:
             self._park(group, {**halves.early, halves.stage: halves.last})
+            if self._walks(group[0], halves.last) != [self.vector]:
+                return None
             self._write_group(group[0], halves, v, n, f"least({n}, {size_text(rows.high)} - {v}s)")
         finally:
             lines, self.roomy, self.out = self.out.lines, True, out
@@ -58,19 +60,21 @@ class TogetherText(RowText):
         tail = [k for k in range(len(roots)) if k not in inside]
         if not early or any(roots[k].kind not in ("out", "keep") for k in passes[last] + tail):
             return None
-        if any(r.kind == "scan" for r in roots) or any(a[0] == "@" for i in self.needed([values[k] for k in passes[last]], last)
-                                                       if i.kind in ("load", "index") for a in i.at.axes):  # fmt: skip
-            return None
-        if self._walks([values[k] for k in passes[last]], passes[last]) != [self.vector]:
+        read = [i for i in reach([values[k] for k in passes[last]]) if i.kind in ("load", "index")]
+        if any(r.kind == "scan" for r in roots) or any(a[0] == "@" for i in read for a in i.at.axes):
             return None
         return _Halves({stage: passes[stage] for stage in early}, last, passes[last], tail)
 
-    def _walks(self, tops: list[Inst], which: list[int]) -> list[str]:
+    def _walks(self, segment: Segment, which: list[int]) -> list[str]:
         """The loops over the content, as the last pass would have them."""
         saved = dict(self.sizes), dict(self.axis)
-        loops = self.merged(self.content, self.affines(tops, [self.sweep.roots[k] for k in which]))
+        loops = self._merged_content(segment, which)
         self.sizes, self.axis = saved
         return loops
+
+    def _merged_content(self, segment: Segment, which: list[int]) -> list[str]:
+        walked = self.affines([segment.values[k] for k in which], [self.sweep.roots[k] for k in which])
+        return self.merged(self.content, [*walked, *(p.at for p in self.parked.values())])
 
     def _write_group(self, segment: Segment, halves: _Halves, v: str, n: int, count: str) -> None:
         again = self._read_again([segment], {**halves.early, halves.stage: halves.last})
@@ -90,21 +94,21 @@ class TogetherText(RowText):
         used = set(tops).union(*(i.args for i in needed if i.axes & content))
         kept = {i: f"{scope[i.id]}s" for i in sorted(used, key=lambda i: i.id)
                 if i.id in scope and i.id not in self.scope and not i.axes & content}  # fmt: skip
-        self.out(f"const int64_t count = {count};")
+        self.out(f"const int64_t rows = {count};")
         self.out(*(f"{i.ctype} {name}[{n}];" for i, name in kept.items()))
-        with self.out.block("for (int64_t q = 0; q < count; ++q)"):
+        with self.out.block("for (int64_t q = 0; q < rows; ++q)"):
             self.out(f"const int64_t {v} = {v}s + q;", *early, *(f"{name}[q] = {scope[i.id]};" for i, name in kept.items()))
         with self.out.block("const auto results = [&](auto count) AK_BODY", "};"):
             self._results(segment, halves, v, kept, dict(scope))
-        self.out(f"if (count == {n}) results(std::integral_constant<int64_t, {n}>{{}});", "else results(count);")
+        self.out(f"if (rows == {n}) results(std::integral_constant<int64_t, {n}>{{}});", "else results(rows);")
         self.again = []
 
     def _results(self, segment: Segment, halves: _Halves, v: str, kept: dict[Inst, str], scope: Scope) -> None:
         """The walk back over the group's rows. What they share is computed once for all of them; of what `scope` has of one
         row, nothing is read but what is kept."""
         saved = dict(self.sizes), dict(self.axis)
-        tops, which = [segment.values[k] for k in halves.last], halves.last
-        self.merged(self.content, self.affines(tops, [self.sweep.roots[k] for k in which]))
+        which = halves.last
+        self._merged_content(segment, which)
         r = self.range(self.vector, segment.ranges)
         todo = self._todo(segment, which, {})
         own = self._own(todo, kept)
@@ -137,6 +141,6 @@ class TogetherText(RowText):
         """The values that each row has for itself."""
         rows, own = frozenset(self.sweep.rows), set(kept)
         for i in todo:  # operands first
-            if i.axes & rows or i.stage or not own.isdisjoint(i.args):
+            if i.axes & rows or i.stage or i.id in self.parked or not own.isdisjoint(i.args):
                 own.add(i)
         return own
