@@ -113,7 +113,6 @@ def test_a_disturbance_of_one_group_does_not_decide(monkeypatch: pytest.MonkeyPa
         return [None if (ns := true[n]) is None else ns * (1.7 if len(turns) == 2 else 1.0) for n in names]
 
     monkeypatch.setattr(screening, "_group", group)
-    monkeypatch.setattr(screening, "_bytes", lambda *_more: 1 << 20)
     found = screening.screen(None, None, list(true), None, 1.0)  # type: ignore[arg-type]
     assert found == list(true.values()) and turns == [list("abcdef"), list("gh"), list("abcg")]
     turns.clear()
@@ -144,6 +143,7 @@ def test_screening_sees_the_sizes_at_hand(judge: Judge, objects: Path, monkeypat
     even = artifact(region, f"{head} for (int k = 0; k < 4; ++k) {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
     often = "const int n = s0 * s1 > 200000 ? 40 : 1; for (int k = 0; k < n; ++k)"
     uneven = artifact(region, f"{head} {often} {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
+    monkeypatch.setattr(screening, "NEAR", 100.0)
     first, second = judge.screen(region, [even, uneven], 0.5)
     assert first is not None and second is not None and second > 3 * first
     monkeypatch.setattr(banking, "MOST_AT_HAND", 1 << 16)
@@ -151,18 +151,23 @@ def test_screening_sees_the_sizes_at_hand(judge: Judge, objects: Path, monkeypat
     assert first is not None and second is not None and first > 2 * second
 
 
-def test_large_candidates_are_screened_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: list[int] = []
+def test_the_order_of_the_front_is_that_of_large_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only candidates in front are measured again; where one of them does not come back, or time is up, nothing changes."""
+    large = {"a": 900.0, "b": 300.0, "c": 600.0}
+    asked: list[str] = []
 
-    def group(_pool: object, _region: object, names: list[str], *_more: object) -> list[float | None]:
-        turns.append(len(names))
-        return [1.0] * len(names)
+    def group(_pool: object, _region: object, names: list[str], *_more: object, turns: int) -> list[float | None]:
+        asked.extend(names)
+        return [large.get(n) for n in names]
 
     monkeypatch.setattr(screening, "_group", group)
-    for size in (screening.MOST_BYTES // 2, 2 * screening.MOST_BYTES):
-        monkeypatch.setattr(screening, "_bytes", lambda *_more, size=size: size)
-        screening.screen(None, None, list("abcde"), None, 1.0)  # type: ignore[arg-type]
-    assert turns == [2, 2, 1, 1, 1, 1, 1, 1]
+    order = lambda names, speeds: screening.at_large(None, None, names, speeds, None, 1.0)  # type: ignore[arg-type]  # noqa: E731
+    assert order("abcd", [11.0, 12.0, 10.0, 90.0]) == [30.0, 10.0, 20.0, 90.0] and asked == list("cabcab")
+    assert order("abxc", [10.0, 12.0, 11.0, None]) == [10.0, 12.0, 11.0, None]
+    asked.clear()
+    assert order("ad", [10.0, 90.0]) == [10.0, 90.0] and order("a", [None]) == [None] and not asked
+    monkeypatch.setattr(screening, "LATE", 0)
+    assert order("ab", [10.0, 12.0]) == [10.0, 12.0] and not asked
 
 
 def test_vectors_are_readable_safetensors(judge: Judge, objects: Path) -> None:

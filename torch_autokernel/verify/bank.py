@@ -19,7 +19,7 @@ from torch_autokernel.verify.oracle import Expected, expect
 log = logging.getLogger(__name__)
 
 _KEEP_BYTES = 1 << 30
-MOST_AT_HAND = 1 << 29  # bytes of inputs and outputs
+MOST_AT_HAND = 3 << 27  # bytes of inputs and outputs; what runs on them takes some times as much
 _VIEWS = tuple(f"aten.{n}." for n in "view reshape expand permute unsqueeze squeeze slice select clone t transpose cat".split())
 CHAOS = 2.0**12  # units of rounding: a loop's errors stay so small that what follows depends on them linearly
 SHORT = 3  # steps
@@ -32,6 +32,10 @@ class Inputs:
 
     case: Case
     inputs: tuple[torch.Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.untyped_storage().nbytes() for t in self.inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Prepared(Inputs):
 
     @property
     def nbytes(self) -> int:
-        return sum(t.untyped_storage().nbytes() for t in self.inputs) + sum(t.nbytes for t in self.expected.targets)
+        return super().nbytes + sum(t.nbytes for t in self.expected.targets)
 
 
 class Bank:

@@ -15,7 +15,7 @@ from torch_autokernel.machine.worker import Limits, Pool
 from torch_autokernel.verify.bank import Bank, Prepared
 from torch_autokernel.verify.oracle import one_thread
 from torch_autokernel.verify.runner import Result, Runner, WorkerRunner
-from torch_autokernel.verify.screen import screen
+from torch_autokernel.verify.screen import at_large, screen
 from torch_autokernel.verify.shrink import shrunk
 from torch_autokernel.verify.vectors import vectors
 
@@ -117,11 +117,10 @@ class Judge:
             return [None] * len(artifacts)
         if self.null:
             return [1.0 if artifact.ok else None for artifact in artifacts]
-        if (large := self._bank.at_hand(region, prepared.case)) is not None:  # which is faster may depend on the caches
-            speeds = screen(self._pool, region, artifacts, large, seconds)
-            if any(ns is not None for ns in speeds):
-                return speeds
-        return screen(self._pool, region, artifacts, prepared, seconds)
+        speeds = screen(self._pool, region, artifacts, prepared, seconds)
+        if sum(ns is not None for ns in speeds) < 2 or (large := self._bank.at_hand(region, prepared.case)) is None:
+            return speeds
+        return at_large(self._pool, region, artifacts, speeds, large, seconds)
 
     def vectors(self, region: Region, artifact: Artifact) -> bytes:
         """A small case's inputs, the kernel's outputs and what was expected, as safetensors; empty where nothing comes back."""

@@ -16,7 +16,6 @@ AT_ONCE = 6  # workers, each with its own buffers
 ROUNDS = 5
 FINALISTS, NEAR = 4, 1.6  # so many at most, and no slower than so many times the fastest, are measured once more, side by side
 LATE = 3  # unless the first measurements took so many times what they should
-MOST_BYTES = 2 << 30  # of all these buffers
 _MOST_CALLS = 1000
 
 
@@ -29,39 +28,58 @@ def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: 
     """
     out: list[float | None] = []
     began = time.perf_counter()
-    several = max(1, min(AT_ONCE, MOST_BYTES // max(1, _bytes(region, prepared))))
-    for start in range(0, len(artifacts), several):
-        group = artifacts[start : start + several]
+    for start in range(0, len(artifacts), AT_ONCE):
+        group = artifacts[start : start + AT_ONCE]
         out += _group(pool, region, group, prepared, seconds * len(group) / len(artifacts))
     ran = sorted((ns, i) for i, ns in enumerate(out) if ns is not None)
     finalists = [i for ns, i in ran[:FINALISTS] if ns <= NEAR * ran[0][0]]
-    if 1 < len(finalists) <= several < len(artifacts) and time.perf_counter() - began <= LATE * seconds:
+    if len(finalists) > 1 and len(artifacts) > AT_ONCE and time.perf_counter() - began <= LATE * seconds:
         again = _group(pool, region, [artifacts[i] for i in finalists], prepared, seconds / 2)
         for i, ns in zip(finalists, again, strict=True):
             out[i] = min((t for t in (out[i], ns) if t is not None), default=None)
     return out
 
 
-def _bytes(region: Region, prepared: Inputs) -> int:
-    outputs = sum(s.storage_elements(prepared.case.sizes) * s.itemsize for s in region.signature.output_specs)
-    return outputs + sum(t.untyped_storage().nbytes() for t in prepared.inputs)
+def at_large(
+    pool: Pool, region: Region, artifacts: Sequence[Artifact], speeds: Sequence[float | None], large: Inputs, seconds: float
+) -> list[float | None]:
+    """The speeds, those in front of them brought into the order that they have at larger sizes: there the caches decide.
+
+    One at a time, for the buffers are large, the fastest first and then as they were proposed; once more while there is time.
+    Where one does not come back the order stays.
+    """
+    ran = sorted((ns, i) for i, ns in enumerate(speeds) if ns is not None)
+    near = [i for ns, i in ran if ns <= NEAR * ran[0][0]]
+    finalists = [*near[:1], *sorted(near[1:])][:AT_ONCE]
+    began, best = time.perf_counter(), dict[int, float]()
+    for i in finalists * 2 if len(finalists) > 1 else []:
+        if time.perf_counter() - began > LATE * seconds:
+            break
+        (ns,) = _group(pool, region, [artifacts[i]], large, seconds / len(finalists), turns=1)
+        if ns is None:
+            return list(speeds)
+        best[i] = min(ns, best.get(i, ns))
+    out = list(speeds)
+    for i, ns in best.items():  # in the others' unit
+        out[i] = ran[0][0] * ns / min(best.values())
+    return out
 
 
 def _group(
-    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Inputs, seconds: float
+    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Inputs, seconds: float, turns: int = ROUNDS
 ) -> list[float | None]:
     patterns = [b"\x3c"] * (len(region.signature.output_specs) + 1)
     jobs = [WorkerRunner(pool, region, artifact, 0).job(prepared, patterns) for artifact in group]
     sessions: list[Session | None] = [None] * len(group)
     best: list[float | None] = [None] * len(group)
-    start, share = time.perf_counter(), seconds / max(1, len(group) * ROUNDS)
+    start, share = time.perf_counter(), seconds / max(1, len(group) * turns)
     try:
-        for turn in range(ROUNDS):
+        for turn in range(turns):
             for i, artifact in enumerate(group):
                 if turn == 0:
                     sessions[i] = _open(pool, artifact)
                 best[i] = _measure(sessions[i], jobs[i], best[i], share, first=turn == 0)
-            if time.perf_counter() - start > seconds * (turn + 1) / ROUNDS * 2:
+            if time.perf_counter() - start > seconds * (turn + 1) / turns * 2:
                 break
     finally:
         for session in sessions:
