@@ -465,3 +465,26 @@ def test_gradients_of_another_layout(engine: ReferenceEngine) -> None:
     pair = Pair(*cell("gated"))
     pair.check(lambda out: (out.transpose(0, 2).contiguous() * torch.linspace(0, 1, 29)).sum())
     pair.check(lambda out: torch.imag(torch.conj(out * 1j)).sum())
+
+
+class Cell(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.out = torch.nn.Linear(14, 6), torch.nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        ys = []
+        for t in range(x.shape[0]):
+            h = torch.tanh(self.step(torch.cat((x[t], h), 1)))
+            ys.append(self.out(h))
+        return torch.stack(ys)
+
+
+def test_gradients_of_weights_lie_as_eagers(engine: ReferenceEngine) -> None:
+    """A linear layer's weight is known to the loop turned."""
+    torch.manual_seed(SEED)
+    module = Cell()
+    pair = Pair(Cell.forward, [rn(12, 4, 8), rn(4, 6)], module)
+    pair.check(everything)
+    strides = [[g.stride() for g in pair.gradients(f, everything)[3:]] for f in (pair.fast, pair.plain)]
+    assert strides[0] == strides[1]

@@ -38,8 +38,9 @@ def halves(x: torch.Tensor) -> torch.Tensor:
         lambda x: x.split(4, -1)[-1] + 1,
         halves,
         lambda x: torch.select_scatter(x, x[:, 0], 1, -1) * 2,
+        lambda x: torch.max(x, 1)[0].sum(-1) + x.min(dim=-1, keepdim=True).values.sum(),
     ],
-    ids=["unbind", "stack", "split_with_sizes", "split", "chunk", "select_scatter"],
+    ids=["unbind", "stack", "split_with_sizes", "split", "chunk", "select_scatter", "extremes"],
 )
 def test_the_same_is_computed(fn: Callable[..., Any]) -> None:
     x = torch.randn(4, 3, 6)
@@ -49,10 +50,23 @@ def test_the_same_is_computed(fn: Callable[..., Any]) -> None:
     gm.graph.lint()
     gm.recompile()
     assert torch.equal(gm(x), fn(x))
-    gone = {"aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.select_scatter.default"}
+    gone = {"aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.select_scatter.default",
+            "aten.max.dim", "aten.min.dim"}  # fmt: skip
     assert before & gone and not named(gm) & (gone | {"<built-in function getitem>"})
     assert all("val" in n.meta for n in gm.graph.nodes if n.op == "call_function")
     assert region_of(fn, [x]).signature.ops
+
+
+def test_extremes_with_places_stay() -> None:
+    x = torch.tensor([[1.0, float("nan"), 3.0], [2.0, 2.0, 1.0]])
+    for fn in (lambda x: torch.max(x, 1)[1], lambda x: torch.min(x, 1)):
+        gm = graph_of(fn, x)
+        take_apart(gm.graph)
+        assert named(gm) & {"aten.max.dim", "aten.min.dim"}
+    gm = graph_of(lambda x: torch.max(x, 1)[0], x)
+    take_apart(gm.graph)
+    gm.recompile()
+    torch.testing.assert_close(gm(x), torch.max(x, 1)[0], rtol=0, atol=0, equal_nan=True)
 
 
 def soft_gradient(x: torch.Tensor, g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -55,3 +55,11 @@ def test_a_key_is_taken_only_with_a_model_and_never_shown(handle: ConfigHandle, 
     handle.reload()
     assert handle.resolve().llm_api_key == "sk-secret"
     assert "sk-secret" not in repr(handle)
+
+
+def test_every_option_is_read_from_the_environment(handle: ConfigHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"STRICT": "1", "REST": "eager", "PROPOSERS": "schedule, llm", "HUGE_PAGES": "0"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"TORCH_AUTOKERNEL_{name}", value)
+    handle.reload()
+    assert handle.strict and handle.rest == "eager" and handle.proposers == ("schedule", "llm") and not handle.huge_pages

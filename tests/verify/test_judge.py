@@ -156,11 +156,11 @@ def test_the_order_of_the_front_is_that_of_large_sizes(monkeypatch: pytest.Monke
     large = {"a": 900.0, "b": 300.0, "c": 600.0}
     asked: list[str] = []
 
-    def group(_pool: object, _region: object, names: list[str], *_more: object, turns: int) -> list[float | None]:
-        asked.extend(names)
-        return [large.get(n) for n in names]
+    def alone(_pool: object, _region: object, name: str, _large: object) -> float | None:
+        asked.append(name)
+        return large.get(name)
 
-    monkeypatch.setattr(screening, "_group", group)
+    monkeypatch.setattr(screening, "_alone", alone)
     order = lambda names, speeds: screening.at_large(None, None, names, speeds, None, 1.0)  # type: ignore[arg-type]  # noqa: E731
     assert order("abcd", [11.0, 12.0, 10.0, 90.0]) == [30.0, 10.0, 20.0, 90.0] and asked == list("cabcab")
     assert order("abxc", [10.0, 12.0, 11.0, None]) == [10.0, 12.0, 11.0, None]

@@ -102,9 +102,9 @@ class LoopKernels:
             return result.sum(f.over).reshape(shape)
         if f.kind == "product":
             other, at = saved[f.other - self.training.results], result.dim() - 3
-            if f.side == 1:
-                return _joined(other, at).mT @ _joined(result, at)
-            return _joined(result, -2) @ _joined(other, -2).mT
+            a, b = (_joined(other, at).mT, _joined(result, at)) if f.side == 1 else (_joined(result, -2), _joined(other, -2).mT)
+            turned = [dims.evaluate(d, here) for d in spec.stride][-2:] == [1, shape[-2]]
+            return (b.mT @ a.mT).mT if turned else a @ b  # laid out as the operand is, as eager has it
         return result
 
 

@@ -1,6 +1,6 @@
 """Operations brought to fewer kinds: `x.unbind()[k]` is `x.select(k)`, a piece of a split is a slice, to write a selected part
-is to write a slice, and a product and a sum in one operation (softmax's gradient, lerp, addcmul) are two. Regions hold those;
-Inductor makes the same of both, but for the rounding between product and sum."""
+is to write a slice, a maximum without its place is a reduction, and a product and a sum in one operation (softmax's gradient,
+lerp, addcmul) are two. Regions hold those; Inductor makes the same of both, but for the rounding between product and sum."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from torch import fx
 from torch_autokernel.capture import ops
 
 aten = torch.ops.aten
+_EXTREMES: dict[Any, Any] = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
 _DIM_AT: dict[Any, int] = {aten.unbind.int: 1, aten.split.Tensor: 2, aten.split_with_sizes.default: 2}
 
 
 def take_apart(graph: fx.Graph) -> None:
     """Replace the pieces of every unbind and split in the graph by selects and slices of its operand, every select_scatter by a
-    slice_scatter, and what is two pointwise operations by these. What depends on a symbolic size stays."""
+    slice_scatter, extremes whose places nobody reads by amax and amin, and what is two pointwise operations by these. What
+    depends on a symbolic size stays."""
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         if node.target in _DIM_AT:
             _pieces(graph, node)
+        elif node.target in _EXTREMES:
+            _extreme(graph, node)
         elif node.target is aten.select_scatter.default:
             _scatter(graph, node)
         elif ops.name_of(node.target) in _POINTWISE:
@@ -50,6 +54,24 @@ def _pieces(graph: fx.Graph, node: fx.Node) -> None:
             else:
                 piece = graph.call_function(aten.slice.Tensor, (x, dim, sum(sizes[:k]), sum(sizes[: k + 1])))
         _stand_in(graph, user, piece)
+    graph.erase_node(node)
+
+
+def _extreme(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):  # a place that nobody reads
+        if not user.users and ops.name_of(user.target) == ops.GETITEM:
+            graph.erase_node(user)
+    users = list(node.users)
+    if not users or any(ops.name_of(u.target) != ops.GETITEM or u.args[1] != 0 for u in users):
+        return
+    given: dict[str, Any] = dict(zip(("self", "dim", "keepdim"), node.args, strict=False)) | dict(node.kwargs)
+    x, dim, keepdim = given["self"], given["dim"], given.get("keepdim", False)
+    if x.meta["val"].dim() == 0:
+        return
+    with graph.inserting_before(node):
+        new = graph.call_function(_EXTREMES[node.target], (x, [dim], keepdim))
+    for user in users:
+        _stand_in(graph, user, new)
     graph.erase_node(node)
 
 

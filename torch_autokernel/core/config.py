@@ -107,11 +107,8 @@ def _string(value: Any) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = ("disable", "cache_dir", "on_miss", "offline", "max_seconds", "max_tokens", "arch", "llm_model",
-             "llm_base_url", "llm_api_key", "llm_prices", "llm_reviews", "llm_answer_tokens", "max_money",
-             "huge_pages")  # fmt: skip
     out = {}
-    for name in known:
+    for name in FIELDS:
         if (value := environ.get(PREFIX + name.upper())) is not None:
             out[name] = _coerce(name, value, PREFIX + name.upper())
     if "llm_model" in out:  # the fallbacks count only where the user named a model

@@ -17,6 +17,7 @@ ROUNDS = 5
 FINALISTS, NEAR = 4, 1.6  # so many at most, and no slower than so many times the fastest, are measured once more, side by side
 LATE = 3  # unless the first measurements took so many times what they should
 _MOST_CALLS = 1000
+_FILL = b"\x3c"
 
 
 def screen(pool: Pool, region: Region, artifacts: Sequence[Artifact], prepared: Inputs, seconds: float) -> list[float | None]:
@@ -55,8 +56,7 @@ def at_large(
     for i in finalists * 2 if len(finalists) > 1 else []:
         if time.perf_counter() - began > LATE * seconds:
             break
-        (ns,) = _group(pool, region, [artifacts[i]], large, seconds / len(finalists), turns=1)
-        if ns is None:
+        if (ns := _alone(pool, region, artifacts[i], large)) is None:
             return list(speeds)
         best[i] = min(ns, best.get(i, ns))
     out = list(speeds)
@@ -65,21 +65,33 @@ def at_large(
     return out
 
 
+def _alone(pool: Pool, region: Region, artifact: Artifact, large: Inputs) -> float | None:
+    """Nanoseconds of one of three calls. Buffers are filled once: with large ones that takes longer than the calls."""
+    if (session := _open(pool, artifact)) is None:
+        return None
+    try:
+        patterns = [_FILL] * (len(region.signature.output_specs) + 1)
+        outcome = session.bench((WorkerRunner(pool, region, artifact, 0).job(large, patterns),), calls=1, samples=3, warmup=1)
+        return float(statistics.median(outcome.inside_ns)) if outcome.ok else None
+    finally:
+        session.close()
+
+
 def _group(
-    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Inputs, seconds: float, turns: int = ROUNDS
+    pool: Pool, region: Region, group: Sequence[Artifact], prepared: Inputs, seconds: float
 ) -> list[float | None]:
-    patterns = [b"\x3c"] * (len(region.signature.output_specs) + 1)
+    patterns = [_FILL] * (len(region.signature.output_specs) + 1)
     jobs = [WorkerRunner(pool, region, artifact, 0).job(prepared, patterns) for artifact in group]
     sessions: list[Session | None] = [None] * len(group)
     best: list[float | None] = [None] * len(group)
-    start, share = time.perf_counter(), seconds / max(1, len(group) * turns)
+    start, share = time.perf_counter(), seconds / max(1, len(group) * ROUNDS)
     try:
-        for turn in range(turns):
+        for turn in range(ROUNDS):
             for i, artifact in enumerate(group):
                 if turn == 0:
                     sessions[i] = _open(pool, artifact)
                 best[i] = _measure(sessions[i], jobs[i], best[i], share, first=turn == 0)
-            if time.perf_counter() - start > seconds * (turn + 1) / turns * 2:
+            if time.perf_counter() - start > seconds * (turn + 1) / ROUNDS * 2:
                 break
     finally:
         for session in sessions:
