@@ -180,6 +180,14 @@ def test_a_machine_with_units_for_low_precision_is_left_alone() -> None:
     assert proposer.refuses(low, ARCH) is None
 
 
+def test_a_vectors_product_is_a_sum_there_too() -> None:
+    """What it costs is to read the matrix, which no unit does faster."""
+    vector = region_of(linear, drawn((1, 64), (64, 64), dtype=HALF)())
+    found = ScheduleProposer().propose(vector, dataclasses.replace(ARCH, features=("avx512_bf16",)), [], 99)
+    assert found and not any("products.h" in c.source.text for c in found)
+    assert any("products.h" in c.source.text for c in ScheduleProposer().propose(vector, ARCH, [], 99))
+
+
 def test_every_choice_satisfies_its_constraints() -> None:
     region = region_of(linear, drawn((50, 37), (45, 37))())
     base = problem(parts_of(region.signature), region.sizes)

@@ -81,16 +81,23 @@ class ScheduleProposer:
 
     def _kernels(self, region: Region, arch: Arch) -> Iterator[tuple[Choice, Kernel]]:
         """Kernels by choices; raises Refused where not even the first can be made."""
-        products = attention.count_products(region.signature)
+        products, sums = attention.count_products(region.signature), False
         if products and all(of_a_vector(op.shape) for op in region.signature.ops if op.target in PRODUCTS):
             try:
-                yield from self._sweeps(region, arch)
+                for made in self._sweeps(region, arch):
+                    sums = True
+                    yield made
             except Refused as reason:
                 log.debug("a vector's product is no sum: %s", reason)
-        if products:
-            yield from (matmul_text if products == 1 else attention_text).kernels(region, arch)
-        else:
-            yield from self._sweeps(region, arch)
+        try:
+            if products:
+                yield from (matmul_text if products == 1 else attention_text).kernels(region, arch)
+            else:
+                yield from self._sweeps(region, arch)
+        except Refused as reason:
+            if not sums:
+                raise
+            log.debug("a vector's product is a sum only: %s", reason)
 
     def _sweeps(self, region: Region, arch: Arch) -> Iterator[tuple[Choice, Kernel]]:
         for number, schedule in enumerate(schedules(region, arch)):
