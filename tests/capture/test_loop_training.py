@@ -488,3 +488,18 @@ def test_gradients_of_weights_lie_as_eagers(engine: ReferenceEngine) -> None:
     pair.check(everything)
     strides = [[g.stride() for g in pair.gradients(f, everything)[3:]] for f in (pair.fast, pair.plain)]
     assert strides[0] == strides[1]
+
+
+def test_gradients_of_batched_weights_lie_as_eagers(engine: ReferenceEngine) -> None:
+    def batched(x: Tensor, h: Tensor, w: Tensor) -> Tensor:
+        ys = []
+        for t in range(x.shape[0]):
+            h = torch.tanh(torch.bmm(h, w.mT) + x[t])
+            ys.append(h)
+        return torch.stack(ys)
+
+    torch.manual_seed(SEED)
+    pair = Pair(batched, [rn(12, 2, 4, 6), rn(2, 4, 6), rn(2, 6, 6) * 0.3])
+    pair.check(everything)
+    fast, plain = (pair.gradients(f, everything)[-1].stride() for f in (pair.fast, pair.plain))
+    assert fast == plain

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from torch_autokernel.core.config import Config, ConfigHandle
+from torch_autokernel.core.config import FIELDS, Config, ConfigHandle
 from torch_autokernel.core.errors import ConfigError
 
 
 @pytest.fixture
 def handle(monkeypatch: pytest.MonkeyPatch) -> ConfigHandle:
-    for name in ("ON_MISS", "DISABLE", "MAX_SECONDS", "LLM_MODEL", "CACHE_DIR"):
-        monkeypatch.delenv(f"TORCH_AUTOKERNEL_{name}", raising=False)
+    for name in FIELDS:
+        monkeypatch.delenv(f"TORCH_AUTOKERNEL_{name.upper()}", raising=False)
     return ConfigHandle()
 
 
@@ -63,3 +63,17 @@ def test_every_option_is_read_from_the_environment(handle: ConfigHandle, monkeyp
         monkeypatch.setenv(f"TORCH_AUTOKERNEL_{name}", value)
     handle.reload()
     assert handle.strict and handle.rest == "eager" and handle.proposers == ("schedule", "llm") and not handle.huge_pages
+
+
+def test_what_is_empty_is_not_given_and_a_switch_that_is_off_is_off(handle: ConfigHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_AUTOKERNEL_REST", "")
+    monkeypatch.setenv("TORCH_AUTOKERNEL_PROPOSERS", " ")
+    handle.reload()
+    assert handle.rest == "inductor" and handle.proposers == ("schedule",)
+    monkeypatch.setenv("TORCH_AUTOKERNEL_REST", "aot_eager")
+    handle.reload()
+    with pytest.raises(ConfigError, match="aot_eager"):
+        handle.resolve()
+    monkeypatch.setenv("TORCH_AUTOKERNEL_DISABLE", "1")
+    handle.reload()
+    assert handle.disable

@@ -22,6 +22,7 @@ SCHEDULES = (
     Schedule(lanes=16), Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1), Schedule(lanes=8, columns=1, park=0, stream=1, strip=64),
     Schedule(lanes=4, serial_below=0, blocks=2, strip=8), Schedule(lanes=64, park=0, serial_below=64),
     Schedule(lanes=16, apart=1, strip=24, stream=1, park=0), Schedule(lanes=8, together=3, fixed=1), Schedule(lanes=16, together=4, stream=1, park=0),
+    Schedule(lanes=8, stream=1, serial_below=0, blocks=3),
 )  # fmt: skip
 BATCH = 32
 

@@ -15,6 +15,7 @@ import torch
 from tests.propose.cases import CASES, Case
 from tests.propose.running import FLAGS, INCLUDE, check_at, compare, compile_all, random_inputs, run
 from tests.propose.tracing import trace
+from torch_autokernel.core import dims
 from torch_autokernel.core.types import Region
 from torch_autokernel.machine.cpu import arch_of
 from torch_autokernel.propose.choices import Schedule, schedules
@@ -185,3 +186,19 @@ def test_long_rows_read_what_they_share_once(tmp_path: Path) -> None:
     strips, rows = kernel.text.rindex("for (int64_t b = 0; b < cdiv("), kernel.text.rindex("for (int64_t r")
     assert strips < rows
     check_at({"k": region}, {"k": kernel}, compile_all({"k": kernel.text}, tmp_path), (2, 300))
+
+
+def test_scratch_is_for_rows_that_stay_in_a_cache() -> None:
+    """A row for each block, whatever is summed over rows beside it; none for rows of a megabyte."""
+    soft = lambda x: torch.softmax(torch.tanh(x), -1)
+
+    def spaces(fn: Any, *shape: int) -> list[int]:
+        region = trace(fn, [torch.randn(*shape)])[0].region
+        made = [generate(region.signature, Schedule(stream=1, park=p, blocks=4), region.sizes, 2) for p in (0, 1)]
+        return [dims.evaluate(kernel.workspace, region.sizes) for kernel in made]
+
+    without, scratch = spaces(soft, 64, 1000)
+    assert without == 0 < scratch <= 2 * 4 * 4096
+    beside = spaces(lambda x: (soft(x), soft(x).sum(1)), 64, 3, 1000)
+    assert beside[0] == beside[1]
+    assert spaces(soft, 3, 300000) == [0, 0]

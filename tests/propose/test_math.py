@@ -65,7 +65,8 @@ def _inputs() -> Array:
     near = [rng.uniform(-1, 1, 60000), rng.uniform(-110, 110, 80000), rng.normal(size=60000) * 5, 1 + rng.normal(size=40000) * 1e-3]
     special = [0.0, -0.0, math.inf, -math.inf, math.nan, 88.72284, 88.73, -87.4, -103.97, -104.1, 1e-45, -1e-45, 0.5, 1.5, 2.5, -0.5, 0.5625, 1.6875, 2.8125, -3.9375]
     turns = np.arange(-63600, 63600) * (math.pi / 2)  # where sines and cosines are smallest
-    return np.concatenate([patterns, *near, turns, rng.uniform(-1e5, 1e5, 60000), special]).astype(np.float32)
+    alone = [np.full(64, 0.0), np.full(64, -0.0)]  # whole steps of them: a special value beside them may lead another way
+    return np.concatenate([*alone, patterns, *near, turns, rng.uniform(-1e5, 1e5, 60000), special]).astype(np.float32)
 
 
 def _apply(fn: Any, x: Array) -> Array:

@@ -140,8 +140,8 @@ def test_screening_sees_the_sizes_at_hand(judge: Judge, objects: Path, monkeypat
     region = regions.add_relu(m=512, n=512)
     body = "for (int64_t i = 0; i < s0 * s1; ++i) y0[i] = relu(x0[i] + x1[i]);"
     head = '#include <kernel.h>\nextern "C" void kernel(const float* x0, const float* x1, float* y0, int64_t s0, int64_t s1) {'
-    even = artifact(region, f"{head} for (int k = 0; k < 4; ++k) {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
-    often = "const int n = s0 * s1 > 200000 ? 40 : 1; for (int k = 0; k < n; ++k)"
+    even = artifact(region, f"{head} for (int k = 0; k < 20; ++k) {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
+    often = "const int n = s0 * s1 > 200000 ? 200 : 1; for (int k = 0; k < n; ++k)"
     uneven = artifact(region, f"{head} {often} {{ {body} asm volatile(\"\" ::: \"memory\"); }} }}", objects)
     monkeypatch.setattr(screening, "NEAR", 100.0)
     first, second = judge.screen(region, [even, uneven], 0.5)
@@ -152,7 +152,8 @@ def test_screening_sees_the_sizes_at_hand(judge: Judge, objects: Path, monkeypat
 
 
 def test_the_order_of_the_front_is_that_of_large_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only candidates in front are measured again; where one of them does not come back, or time is up, nothing changes."""
+    """Only candidates in front are measured again; one that does not come back is none, and where
+    none does, or time is up, nothing changes."""
     large = {"a": 900.0, "b": 300.0, "c": 600.0}
     asked: list[str] = []
 
@@ -162,8 +163,11 @@ def test_the_order_of_the_front_is_that_of_large_sizes(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(screening, "_alone", alone)
     order = lambda names, speeds: screening.at_large(None, None, names, speeds, None, 1.0)  # type: ignore[arg-type]  # noqa: E731
-    assert order("abcd", [11.0, 12.0, 10.0, 90.0]) == [30.0, 10.0, 20.0, 90.0] and asked == list("cabcab")
-    assert order("abxc", [10.0, 12.0, 11.0, None]) == [10.0, 12.0, 11.0, None]
+    assert order("abcd", [11.0, 12.0, 10.0, 90.0]) == [16.0, 10.0, 16.0, 90.0] and asked == list("cabcab")
+    large["c"] = 450.0
+    assert order("abcd", [11.0, 12.0, 10.0, 90.0]) == [16.0, 10.0, 15.0, 90.0]
+    assert order("abxc", [10.0, 12.0, 11.0, None]) == [16.0, 10.0, None, None]
+    assert order("xy", [10.0, 12.0]) == [10.0, 12.0]
     asked.clear()
     assert order("ad", [10.0, 90.0]) == [10.0, 90.0] and order("a", [None]) == [None] and not asked
     monkeypatch.setattr(screening, "LATE", 0)

@@ -103,8 +103,8 @@ class LoopKernels:
         if f.kind == "product":
             other, at = saved[f.other - self.training.results], result.dim() - 3
             a, b = (_joined(other, at).mT, _joined(result, at)) if f.side == 1 else (_joined(result, -2), _joined(other, -2).mT)
-            turned = [dims.evaluate(d, here) for d in spec.stride][-2:] == [1, shape[-2]]
-            return (b.mT @ a.mT).mT if turned else a @ b  # laid out as the operand is, as eager has it
+            turned = len(shape) == 2 and [dims.evaluate(d, here) for d in spec.stride] == [1, shape[0]]
+            return (b.mT @ a.mT).mT if turned else a @ b  # eager lays a matrix' gradient out as the matrix is
         return result
 
 

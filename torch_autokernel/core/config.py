@@ -107,10 +107,13 @@ def _string(value: Any) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What is empty counts as not given. Where the switch is off, nothing else can be wrong."""
     out = {}
-    for name in FIELDS:
-        if (value := environ.get(PREFIX + name.upper())) is not None:
-            out[name] = _coerce(name, value, PREFIX + name.upper())
+    given = {name: value for name in FIELDS if (value := environ.get(PREFIX + name.upper(), "")).strip()}
+    if "disable" in given and _coerce("disable", given["disable"], PREFIX + "DISABLE"):
+        given = {name: value for name, value in given.items() if name in ("disable", "cache_dir")}
+    for name, value in given.items():
+        out[name] = _coerce(name, value, PREFIX + name.upper())
     if "llm_model" in out:  # the fallbacks count only where the user named a model
         _fall_back(out, environ)
     return out

@@ -177,8 +177,8 @@ class SweepText(TogetherText):
 
     def scratch(self, value: Inst, since: int) -> Parked | None:
         """A row of scratch; blocks of rows take turns, so that as much is needed as there are blocks."""
-        if not self.roomy or frozenset(self.sweep.cuts) & frozenset(self.sweep.rows):
-            return None
+        if not self.roomy or self.kept != 1 or frozenset(self.sweep.cuts) & frozenset(self.sweep.rows):
+            return None  # each of the kept rows would need blocks of its own
         at, extent = self._row_layout()
         self.rooms.append(Scratch(self.fresh("row"), value.ctype, extent, self.kept))
         return Parked(self.rooms[-1].name, ir.STORED_AS[value.ctype], at, since)

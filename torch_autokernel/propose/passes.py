@@ -155,6 +155,8 @@ class RowText(ValueText):
             if stage == max(stages) and ir.holds(root.dtype, value.ctype, value.fn):
                 free.remove((stage, root))
                 return Parked(root.target, root.dtype, root.store_at, since)
+        if self.schedule.stream and 4 * self.elements([self.sweep.sizes[a] for a in self.content]) > LONGEST_ROW:
+            return None  # it would not stay in a cache
         return self.scratch(value, since)
 
     def scratch(self, value: Inst, since: int) -> Parked | None:

@@ -47,21 +47,26 @@ def at_large(
     """The speeds, those in front of them brought into the order that they have at larger sizes: there the caches decide.
 
     One at a time, for the buffers are large, the fastest first and then as they were proposed; once more while there is time.
-    Where one does not come back the order stays.
+    None for those that do not come back; where that holds for all, it says nothing of them, and the order stays.
     """
     ran = sorted((ns, i) for i, ns in enumerate(speeds) if ns is not None)
     near = [i for ns, i in ran if ns <= NEAR * ran[0][0]]
     finalists = [*near[:1], *sorted(near[1:])][:AT_ONCE]
-    began, best = time.perf_counter(), dict[int, float]()
+    began, best, lost = time.perf_counter(), dict[int, float](), set[int]()
     for i in finalists * 2 if len(finalists) > 1 else []:
         if time.perf_counter() - began > LATE * seconds:
             break
+        if i in lost:
+            continue
         if (ns := _alone(pool, region, artifacts[i], large)) is None:
-            return list(speeds)
-        best[i] = min(ns, best.get(i, ns))
+            lost.add(i)
+        else:
+            best[i] = min(ns, best.get(i, ns))
     out = list(speeds)
-    for i, ns in best.items():  # in the others' unit
-        out[i] = ran[0][0] * ns / min(best.values())
+    for i in lost if set(best) - lost else ():
+        out[i] = None
+    for i in set(best) - lost:  # in the others' unit, and not behind those that were not in front
+        out[i] = ran[0][0] * min(NEAR, best[i] / min(best.values()))
     return out
 
 
@@ -72,7 +77,7 @@ def _alone(pool: Pool, region: Region, artifact: Artifact, large: Inputs) -> flo
     try:
         patterns = [_FILL] * (len(region.signature.output_specs) + 1)
         outcome = session.bench((WorkerRunner(pool, region, artifact, 0).job(large, patterns),), calls=1, samples=3, warmup=1)
-        return float(statistics.median(outcome.inside_ns)) if outcome.ok else None
+        return max(1.0, statistics.median(outcome.inside_ns)) if outcome.ok else None
     finally:
         session.close()
 

@@ -345,7 +345,8 @@ template <int Shift, int N> AK_INLINE vec<float, N> circular(const vec<float, N>
   const vec<float, N> r = reduce_half_pi(x, quadrant);
   quadrant = quadrant + Shift;
   const auto z = r * r;
-  const auto s = multiply_add(r * z, polynomial(z, 0x1.6cb802p-19f, -0x1.a00f12p-13f, 0x1.111108p-7f, -0x1.555556p-3f), r);
+  auto s = multiply_add(r * z, polynomial(z, 0x1.6cb802p-19f, -0x1.a00f12p-13f, 0x1.111108p-7f, -0x1.555556p-3f), r);
+  s = bits<float>(bits<int32_t>(s) | (bits<int32_t>(r) & int32_t(0x80000000)));  // of -0, too
   const auto c = multiply_add(z * z, polynomial(z, -0x1.240b06p-22f, 0x1.a0107ep-16f, -0x1.6c16b8p-10f, 0x1.555556p-5f),
                               multiply_add(z, vec<float, N>(-0.5f), vec<float, N>(1.0f)));
   const auto y = select((quadrant & 1) == 0, s, c);
