@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +19,14 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.types import Region, Signature
 from torch_autokernel.lang.compiler import FLAGS as SHIPPED
 from torch_autokernel.lang.compiler import INCLUDE
+from torch_autokernel.machine.cpu import arch_of
 from torch_autokernel.propose.kernel import Kernel
 from torch_autokernel.propose.schedule import FLAGS as PROPOSED
 
 # Those of the kernels that users get; tests choose the machine, and call a kernel by its own name.
 FLAGS = [f for f in (*SHIPPED, *PROPOSED, "-w") if not f.startswith(("-march=", "-fvisibility="))]
+GUARDED = [sys.executable, str(Path(__file__).with_name("guarded.py"))]
+AVX2 = arch_of("x86_64", {"flags": "avx avx2 fma", "model name": ""}, 2, {"l1_bytes": 32768, "l2_bytes": 1 << 20})
 LOW = {torch.float32, torch.bfloat16, torch.float16}
 
 
@@ -68,6 +73,15 @@ def check_at(regions: Mapping[str, Region], kernels: Mapping[str, Kernel], libra
             except AssertionError as e:
                 wrong.append(str(e))
     assert not wrong, "\n".join(wrong)
+
+
+def check_guarded(regions: Mapping[str, Region], kernels: Mapping[str, Kernel], folder: Path) -> None:
+    """Runs the kernels, whose library lies in the folder, in a child where every buffer ends at an unreadable page: a byte too far
+    kills it."""
+    for name, kernel in kernels.items():
+        (folder / f"{name}.json").write_text(json.dumps([regions[name].signature.to_json(), kernel.workspace]))
+    done = subprocess.run([*GUARDED, str(folder), *kernels], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
 
 
 def allocate(signature: Signature, sizes: Mapping[str, int]) -> list[torch.Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,27 @@ import pytest
 import torch
 
 from tests.propose.cases import CASES, Case
-from tests.propose.running import FLAGS, INCLUDE, check_at, compare, compile_all, random_inputs, run
+from tests.propose.running import (
+    AVX2,
+    FLAGS,
+    GUARDED,
+    INCLUDE,
+    check_at,
+    check_guarded,
+    compare,
+    compile_all,
+    random_inputs,
+    run,
+)
 from tests.propose.tracing import trace
 from torch_autokernel.core import dims
 from torch_autokernel.core.types import Region
-from torch_autokernel.machine.cpu import arch_of
 from torch_autokernel.propose.choices import Schedule, schedules
 from torch_autokernel.propose.index import Refused
 from torch_autokernel.propose.kernel import Kernel, generate
 
 SEED = 20261124
 SIZES = (1, 2, 3, 17)
-AVX2 = arch_of("x86_64", {"flags": "avx avx2 fma", "model name": ""}, 2, {"l1_bytes": 32768, "l2_bytes": 1 << 20})
 SCHEDULES = {
     "first": Schedule(lanes=16), "wide": Schedule(lanes=32, columns=2, serial_below=0, blocks=3, fixed=1, together=3),
     "outer": Schedule(lanes=8, columns=1, park=0, stream=1, strip=64, apart=1),
@@ -118,12 +126,8 @@ def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], tmp_path:
     names = ["softmax_f", "layer_norm_b", "rope_f", "swiglu_bf16_f", "integers_f", "batch_stats_last_f", "slices_f", "pad_f", "column_sum_f"]
     kernels = {n: generate(traced[n].signature, Schedule(lanes=32), traced[n].sizes, 2) for n in names}
     compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
-    for n in names:
-        (tmp_path / f"{n}.json").write_text(__import__("json").dumps([traced[n].signature.to_json(), kernels[n].workspace]))
-    child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
-    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
-    planted = subprocess.run([*child[:2], "--planted"], capture_output=True, cwd=Path(__file__).parents[2])
+    check_guarded(traced, kernels, tmp_path)
+    planted = subprocess.run([*GUARDED, "--planted"], capture_output=True, cwd=Path(__file__).parents[2])
     assert planted.returncode < 0, "the guard page did not hold"
 
 
@@ -137,16 +141,12 @@ def test_rows_that_come_from_afar_are_fetched_ahead(traced: dict[str, Region], t
     library = compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
     torch.manual_seed(SEED)
     check_at({n: traced[n] for n in names}, kernels, library, (2, 3, 17, 90))
-    for n in names:
-        (tmp_path / f"{n}.json").write_text(__import__("json").dumps([traced[n].signature.to_json(), kernels[n].workspace]))
-    child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
-    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
+    check_guarded(traced, kernels, tmp_path)
 
 
-@pytest.mark.parametrize("dims", [(0,), (0, 1), None])
-def test_reductions_over_nothing_are_refused(dims: tuple[int, ...] | None) -> None:
-    region = trace(lambda x: torch.exp(x).sum(dims) + 1, [torch.randn(0, 7)])[0].region
+@pytest.mark.parametrize("over", [(0,), (0, 1), None])
+def test_reductions_over_nothing_are_refused(over: tuple[int, ...] | None) -> None:
+    region = trace(lambda x: torch.exp(x).sum(over) + 1, [torch.randn(0, 7)])[0].region
     with pytest.raises(Refused):
         generate(region.signature, Schedule(lanes=16), region.sizes, 2)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.propose.running import check_at, compile_all
+from tests.propose.running import AVX2, check_at, check_guarded, compile_all
 from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
-from torch_autokernel.machine.cpu import arch_of
 from torch_autokernel.propose.choices import Schedule, schedules
 from torch_autokernel.propose.kernel import generate
 
@@ -89,19 +85,13 @@ def test_nothing_is_read_beyond_the_buffers(regions: dict[str, Region], tmp_path
     kernels = {n: generate(regions[n].signature, SCHEDULES[1], dict.fromkeys(regions[n].signature.symbols, 2048), 2) for n in names}
     assert "prefetch<L>(" in kernels["rms_norm"].text
     compile_all({n: k.text for n, k in kernels.items()}, tmp_path)
-    for n in names:
-        (tmp_path / f"{n}.json").write_text(json.dumps([regions[n].signature.to_json(), kernels[n].workspace]))
-    child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
-    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
+    check_guarded(regions, kernels, tmp_path)
 
 
 def test_long_rows_from_memory_are_tried_together() -> None:
-    arch = arch_of("x86_64", {"flags": "avx avx2 fma", "model name": ""}, 2, {"l1_bytes": 32768, "l2_bytes": 1 << 20})
-
     def groups(*shape: int) -> set[int]:
         region = trace(rms_norm, [R(*shape), R(shape[-1])])[0].region
-        return {s.together for s in schedules(region, arch) if isinstance(s, Schedule)}
+        return {s.together for s in schedules(region, AVX2) if isinstance(s, Schedule)}
 
     assert groups(300, 4096) == {1, 4}
     assert groups(300, 512) == groups(8, 4096) == groups(8, 80000) == {1}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.propose.cases import cross_entropy_grad
-from tests.propose.running import check_at, compare, compile_all, random_inputs, run
+from tests.propose.running import check_at, check_guarded, compare, compile_all, random_inputs, run
 from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
 from torch_autokernel.propose.choices import Schedule
@@ -131,11 +128,7 @@ def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], built: Bu
     """Every buffer ends at an unreadable page; a byte too far kills the child."""
     names = [f"width{w}" for w in WIDTHS] + ["bf16_f", "masked_f", "cross_entropy_f", "turned_f"]
     (tmp_path / "all.so").symlink_to(built[1]._name)
-    for n in names:
-        (tmp_path / f"{n}.json").write_text(json.dumps([traced[n].signature.to_json(), built[0][n].workspace]))
-    child = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(tmp_path), *names]
-    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, f"killed at {done.stdout.splitlines()[-1:]}: {done.stderr[-500:]}"
+    check_guarded(traced, {n: built[0][n] for n in names}, tmp_path)
 
 
 def test_which_rows_are_short() -> None:

@@ -104,7 +104,8 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         yield dataclasses.replace(first, gathers=1)
     if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
         yield dataclasses.replace(first, short=1)
-    yield dataclasses.replace(first, stream=0) if not large else dataclasses.replace(first, park=0)
+    if large:
+        yield dataclasses.replace(first, park=0)
     yield dataclasses.replace(first, columns=1)
     yield dataclasses.replace(first, columns=2)
     yield dataclasses.replace(first, stream=0, park=int(large))
@@ -129,15 +130,19 @@ def _shared_by_long_rows(region: Region, cache: int) -> bool:
     """Whether rows that are reduced share what is too large for the cache, so that each row would read it from memory."""
     if not _reduces(region):
         return False
-    sizes = {s: region.sizes.get(s, 64) for s in region.signature.symbols}
+    sizes = _sizes(region)
     largest = max(s.numel(sizes) for s in region.signature.output_specs)
     return any(cache < s.numel(sizes) * s.itemsize and s.numel(sizes) < largest for s in region.signature.inputs)
 
 
+def _sizes(region: Region) -> dict[str, int]:
+    return {s: region.sizes.get(s, 64) for s in region.signature.symbols}
+
+
 def _hint(region: Region, size: Dim) -> int:
-    return dims.evaluate(size, {s: region.sizes.get(s, 64) for s in dims.symbols([size])})
+    return dims.evaluate(size, _sizes(region))
 
 
 def _result_bytes(region: Region) -> int:
-    sizes = {s: region.sizes.get(s, 64) for s in region.signature.symbols}
+    sizes = _sizes(region)
     return sum(s.numel(sizes) * s.itemsize for s in region.signature.output_specs)

@@ -31,12 +31,7 @@ class RowText(ValueText):
 
     def row_body(self, group: list[Segment]) -> None:
         scope = dict(self.scope)
-        passes: dict[int, list[int]] = {}
-        tail: list[int] = []
-        for k, root in enumerate(self.sweep.roots):
-            stage = max(s.values[k].stage for s in group)
-            inside = bool(root.axes & frozenset(self.sweep.content)) or root.role == "row"
-            (passes.setdefault(stage, []) if inside else tail).append(k)
+        passes, tail = self.passes_of(group)
         self._park(group, passes)
         results = self._open_blocks(group)
         again = self._read_again(group, passes)
@@ -49,6 +44,21 @@ class RowText(ValueText):
         self.blocks = {}
         for k in tail:
             self._finish(k, group[0].values[k], scope)
+
+    def passes_of(self, group: list[Segment]) -> tuple[dict[int, list[int]], list[int]]:
+        """The roots of each pass over the row, by its stage, and those behind all passes."""
+        passes: dict[int, list[int]] = {}
+        tail: list[int] = []
+        for k, root in enumerate(self.sweep.roots):
+            stage = max(s.values[k].stage for s in group)
+            inside = bool(root.axes & frozenset(self.sweep.content)) or root.role == "row"
+            (passes.setdefault(stage, []) if inside else tail).append(k)
+        return passes, tail
+
+    def merged_content(self, group: list[Segment], which: list[int]) -> list[str]:
+        """The loops over the content that a pass has, neighbours merged."""
+        walked = self.affines([s.values[k] for s in group for k in which], [self.sweep.roots[k] for k in which])
+        return self.merged(self.content, [*walked, *(p.at for p in self.parked.values())])
 
     def _read_again(self, group: list[Segment], passes: dict[int, list[int]]) -> dict[int, list[Inst]]:
         """For each pass, what it reads for the last time and an earlier one has read: while it computes, the next row's part is
@@ -170,8 +180,7 @@ class RowText(ValueText):
             if not i.axes & content:
                 self.emit(i, scope)
         saved = dict(self.sizes), dict(self.axis)
-        parked = [p.at for p in self.parked.values()]
-        loops = self.merged(self.content, [*self.affines(tops, [roots[k] for k in which]), *parked])
+        loops = self.merged_content(group, which)
         self._open_scans(tops)
         beside = self.beside(group, [k for k in which if roots[k].role == "row"])
         folds = {k: self.fresh("a") for k in which if roots[k].role == "row" and k not in beside}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from torch_autokernel.propose.index import Range
 from torch_autokernel.propose.passes import RowText
@@ -18,77 +17,56 @@ from torch_autokernel.propose.text import Writer, size_text
 from torch_autokernel.propose.values import Scope
 
 
-@dataclass(frozen=True)
-class _Halves:
-    """A row's passes: those that reduce it, and the last one, which makes results; the roots of each, and those behind."""
-
-    early: dict[int, list[int]]
-    stage: int
-    last: list[int]
-    tail: list[int]
-
-
 class TogetherText(RowText):
     """Prints rows in groups of `schedule.together`."""
 
     def rows_together(self, group: list[Segment], axis: str, rows: Range) -> tuple[str, list[str]] | None:
         """The head of a loop over groups of rows along the axis and the lines inside it; None where rows are not taken so."""
-        halves = self._halves(group)
-        if halves is None or axis in self.sweep.cuts:
+        if self.schedule.together < 2 or not self.inner or len(group) > 1 or self.pieces or self.sweep.across or self.fused:
+            return None
+        passes, tail = self.passes_of(group)
+        if axis in self.sweep.cuts or not self._last_makes_results(group[0], passes, tail):
             return None
         n, v, out = self.schedule.together, self.axis[axis], self.out
         self.roomy, self.out = False, Writer()
         try:
-            self._park(group, {**halves.early, halves.stage: halves.last})
-            if self._walks(group[0], halves.last) != [self.vector]:
+            self._park(group, passes)
+            if self._walks(group, passes[max(passes)]) != [self.vector]:
                 return None
-            self._write_group(group[0], halves, v, n, f"least({n}, {size_text(rows.high)} - {v}s)")
+            self._write_group(group, passes, tail, v, f"least({n}, {size_text(rows.high)} - {v}s)")
         finally:
             lines, self.roomy, self.out = self.out.lines, True, out
         return f"for (int64_t {v}s = {size_text(rows.low)}; {v}s < {size_text(rows.high)}; {v}s += {n})", lines
 
-    def _halves(self, group: list[Segment]) -> _Halves | None:
-        roots, content = self.sweep.roots, frozenset(self.sweep.content)
-        if self.schedule.together < 2 or not self.inner or len(group) > 1 or self.pieces or self.sweep.across or self.fused:
-            return None
-        values = group[0].values
-        inside = [k for k, r in enumerate(roots) if r.axes & content or r.role == "row"]
-        passes: dict[int, list[int]] = {}
-        for k in inside:
-            passes.setdefault(values[k].stage, []).append(k)
-        *early, last = sorted(passes)
-        tail = [k for k in range(len(roots)) if k not in inside]
-        if not early or any(roots[k].kind not in ("out", "keep") for k in passes[last] + tail):
-            return None
-        read = [i for i in reach([values[k] for k in passes[last]]) if i.kind in ("load", "index")]
-        if any(r.kind == "scan" for r in roots) or any(a[0] == "@" for i in read for a in i.at.axes):
-            return None
-        return _Halves({stage: passes[stage] for stage in early}, last, passes[last], tail)
+    def _last_makes_results(self, segment: Segment, passes: dict[int, list[int]], tail: list[int]) -> bool:
+        """Whether there are several passes, and the last one only makes results, at places that do not depend on data."""
+        roots, last = self.sweep.roots, passes[max(passes)]
+        if len(passes) < 2 or any(roots[k].kind not in ("out", "keep") for k in last + tail):
+            return False
+        read = [i for i in reach([segment.values[k] for k in last]) if i.kind in ("load", "index")]
+        return not any(r.kind == "scan" for r in roots) and not any(a[0] == "@" for i in read for a in i.at.axes)
 
-    def _walks(self, segment: Segment, which: list[int]) -> list[str]:
+    def _walks(self, group: list[Segment], which: list[int]) -> list[str]:
         """The loops over the content, as the last pass would have them."""
         saved = dict(self.sizes), dict(self.axis)
-        loops = self._merged_content(segment, which)
+        loops = self.merged_content(group, which)
         self.sizes, self.axis = saved
         return loops
 
-    def _merged_content(self, segment: Segment, which: list[int]) -> list[str]:
-        walked = self.affines([segment.values[k] for k in which], [self.sweep.roots[k] for k in which])
-        return self.merged(self.content, [*walked, *(p.at for p in self.parked.values())])
-
-    def _write_group(self, segment: Segment, halves: _Halves, v: str, n: int, count: str) -> None:
-        again = self._read_again([segment], {**halves.early, halves.stage: halves.last})
-        tops, content = [segment.values[k] for k in halves.last], frozenset(self.sweep.content)
+    def _write_group(self, group: list[Segment], passes: dict[int, list[int]], tail: list[int], v: str, count: str) -> None:
+        (segment,), n, last = group, self.schedule.together, max(passes)
+        again = self._read_again(group, passes)
+        tops, content = [segment.values[k] for k in passes[last]], frozenset(self.sweep.content)
         scope, writer, self.out = dict(self.scope), self.out, Writer()
-        for stage, which in halves.early.items():
+        for stage in sorted(passes):
             self.stage, self.again = stage, again.get(stage, [])
-            self._pass([segment], which, scope)
-        self.stage, self.again = halves.stage, again.get(halves.stage, [])
+            if stage != last:
+                self._pass(group, passes[stage], scope)
         needed = self.needed(tops)
         for i in needed:
             if not i.axes & content:
                 self.emit(i, scope)
-        for k in halves.tail:
+        for k in tail:
             self._finish(k, segment.values[k], scope)
         early, self.out = self.out.lines, writer
         used = set(tops).union(*(i.args for i in needed if i.axes & content))
@@ -99,16 +77,15 @@ class TogetherText(RowText):
         with self.out.block("for (int64_t q = 0; q < rows; ++q)"):
             self.out(f"const int64_t {v} = {v}s + q;", *early, *(f"{name}[q] = {scope[i.id]};" for i, name in kept.items()))
         with self.out.block("const auto results = [&](auto count) AK_BODY", "};"):
-            self._results(segment, halves, v, kept, dict(scope))
+            self._results(group, passes[last], v, kept, dict(scope))
         self.out(f"if (rows == {n}) results(std::integral_constant<int64_t, {n}>{{}});", "else results(rows);")
         self.again = []
 
-    def _results(self, segment: Segment, halves: _Halves, v: str, kept: dict[Inst, str], scope: Scope) -> None:
+    def _results(self, group: list[Segment], which: list[int], v: str, kept: dict[Inst, str], scope: Scope) -> None:
         """The walk back over the group's rows. What they share is computed once for all of them; of what `scope` has of one
         row, nothing is read but what is kept."""
-        saved = dict(self.sizes), dict(self.axis)
-        which = halves.last
-        self._merged_content(segment, which)
+        (segment,), saved = group, (dict(self.sizes), dict(self.axis))
+        self.merged_content(group, which)
         r = self.range(self.vector, segment.ranges)
         todo = self._todo(segment, which, {})
         own = self._own(todo, kept)
@@ -127,7 +104,7 @@ class TogetherText(RowText):
                 with self._named(self.vector, f"({size_text(r.high)} - L - j)"):  # the next rows are read from their begin on
                     for load in self.again:
                         self.fetch_ahead(load, self.rows[-1], scope, self.schedule.together)
-                self.finish_all([segment], which, [scope], {})
+                self.finish_all(group, which, [scope], {})
         self.sizes, self.axis = saved
 
     @contextmanager

@@ -62,10 +62,10 @@ def at_large(
             lost.add(i)
         else:
             best[i] = min(ns, best.get(i, ns))
-    out = list(speeds)
-    for i in lost if set(best) - lost else ():
+    out, there = list(speeds), best.keys() - lost
+    for i in lost if there else ():
         out[i] = None
-    for i in set(best) - lost:  # in the others' unit, and not behind those that were not in front
+    for i in there:  # in the others' unit, and not behind those that were not in front
         out[i] = ran[0][0] * min(NEAR, best[i] / min(best.values()))
     return out
 
