@@ -9,6 +9,14 @@ using namespace ak;
   }
 UNARY(exp) UNARY(expm1) UNARY(log) UNARY(log1p) UNARY(tanh) UNARY(erf) UNARY(sigmoid) UNARY(sin) UNARY(cos) UNARY(sqrt) UNARY(rsqrt)
 UNARY(floor) UNARY(ceil) UNARY(trunc) UNARY(round) UNARY(sign) UNARY(round_bf16) UNARY(round_f16) UNARY(abs)
+#define NARROW(kind)                                                                    \
+  extern "C" void m_wide_##kind(const kind::Mem* x, int32_t* y, int64_t n) {            \
+    each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { put<i32>(y + j, get<kind>(x + j, m), m); }); \
+  }                                                                                     \
+  extern "C" void m_narrow_##kind(const int32_t* x, kind::Mem* y, int64_t n) {          \
+    each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { put<kind>(y + j, get<i32>(x + j, m), m); }); \
+  }
+NARROW(i8) NARROW(u8) NARROW(i16)
 extern "C" void m_exp_down(const float* x, float* y, int64_t n) {
   each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { const auto v = get<f32>(x + j, m); put<f32>(y + j, exp_down(select(v > 0.0f, 0.0f, v)), m); });
 }

@@ -112,6 +112,18 @@ def test_low_precision_rounding_is_torchs(library: ctypes.CDLL) -> None:
             assert np.array_equal(got, want, equal_nan=True), (name, kind)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("i8", np.int8), ("u8", np.uint8), ("i16", np.int16)])
+def test_narrow_integers_keep_their_sign(library: ctypes.CDLL, kind: str, dtype: Any) -> None:
+    """All values, in whole steps and in what is left over, widened and narrowed again."""
+    values = np.arange(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, dtype=np.int32)
+    x = np.concatenate([values, values[:3]]).astype(dtype)
+    wide, back = np.empty(len(x), np.int32), np.empty(len(x), dtype)
+    for name, source, target in (("wide", x, wide), ("narrow", wide, back)):
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (source, target)]
+        getattr(library, f"m_{name}_{kind}")(*pointers, ctypes.c_int64(len(x)))
+    assert np.array_equal(wide, x.astype(np.int32)) and np.array_equal(back, x)
+
+
 def test_scalars_agree_with_vectors(library: ctypes.CDLL) -> None:
     x = np.ascontiguousarray(_inputs()[::97])
     for name in ("exp", "log", "tanh", "erf", "floor", "round", "sign", "rsqrt"):
