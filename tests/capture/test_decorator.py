@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import pickle
 import threading
 import weakref
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
+from torch_autokernel.capture.arguments import positions
 from torch_autokernel.capture.decorator import Accelerated
 from torch_autokernel.core.errors import ConfigError, UsageError
 
@@ -429,3 +431,53 @@ def test_a_generator_is_no_result_of_a_kernel(engine: ReferenceEngine) -> None:
     for _ in range(2):
         assert [torch.equal(t, x + 1) for t in f(x)] == [True, True]
     assert not direct_plans(f)
+
+
+def weighted(x: torch.Tensor, y: torch.Tensor | None = None, factor: float = 2.0, *, last: float = 1.0) -> torch.Tensor:
+    return (x if y is None else x * y).sigmoid() * factor * last
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_keyword_arguments_take_their_places(engine: ReferenceEngine, as_module: bool) -> None:
+    """However a call is written it has the same kernel; what it takes by keyword alone has none."""
+
+    class Weighted(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor | None = None, factor: float = 2.0) -> torch.Tensor:
+            return weighted(x, y, factor)
+
+    f: Any = ak.autokernel(Weighted() if as_module else weighted)
+    plans = lambda: direct_plans(f.forward if as_module else f)
+    x, y = torch.randn(4, 6), torch.randn(4, 6)
+    for _ in range(2):
+        torch.testing.assert_close(f(x, y=y), weighted(x, y))
+        torch.testing.assert_close(f(y=y, x=x), weighted(x, y))
+    assert plans() == 1
+    torch.testing.assert_close(f(x, factor=3.0), weighted(x, None, 3.0))  # the default between is passed
+    torch.testing.assert_close(f(x, None, 3.0), weighted(x, None, 3.0))
+    assert plans() == 2
+    if not as_module:
+        torch.testing.assert_close(f(x, y, last=3.0), weighted(x, y, last=3.0))
+        assert plans() == 2
+    for wrong in ({"z": y}, {"x": x}):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument 'z'|multiple values for argument 'x'"):
+            f(x, **wrong)
+
+
+@pytest.mark.parametrize(
+    "function, given, names, wanted",
+    [
+        (weighted, 1, ["factor"], [("y", None), ("factor", 2.0)]),
+        (weighted, 0, ["y", "x"], [("x", None), ("y", None)]),
+        (weighted, 1, ["last"], None),
+        (weighted, 0, ["y"], None),
+        (weighted, 2, ["y"], None),
+        (lambda *args, **kwargs: None, 1, ["y"], None),
+        (lambda x, /, y: None, 0, ["x", "y"], None),
+        (torch.relu, 0, ["input"], None),
+    ],
+)
+def test_positions(function: Any, given: int, names: list[str], wanted: Any) -> None:
+    found = positions(function, given, names)
+    assert (None if found is None else [name for name, _ in found]) == (None if wanted is None else [n for n, _ in wanted])
+    for (_, default), (_, expected) in zip(found or [], wanted or [], strict=True):
+        assert default == expected or default is inspect.Parameter.empty

@@ -4,6 +4,7 @@ can be seen."""
 from __future__ import annotations
 
 import gc
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import direct, trial
+from torch_autokernel.capture.decorator import Accelerated
 from torch_autokernel.capture.whole import region_of
 from torch_autokernel.core.config import config
 
@@ -285,3 +287,64 @@ def test_one_kernel_within_two_calls_has_two_trials(engine: ReferenceEngine, mon
     for whole in (*wholes, *wholes):
         assert trial.kernel_pays(whole, decision, lambda: lambda: None, lambda: None, config.resolve({}))
     assert len(asked) == 2
+
+
+class Counter(torch.nn.Module):
+    """Keeps what it saw: a call that is made twice would be noticed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        self.calls += 1
+        return torch.relu(x) * scale
+
+
+@pytest.mark.parametrize("faster", [trial.PLAIN, trial.COMPILED])
+def test_what_must_not_be_repeated_is_timed_in_use(
+    faster: str, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call is made once, by one way or the other; then by the faster one alone."""
+    clock = [0.0]
+    monkeypatch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    module, x = ak.autokernel(Counter()), torch.randn(4, 8)
+    made: list[str] = []
+
+    def way(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            made.append(name)
+            clock[0] += 1e-5 if name == faster else 2e-5
+            return Counter.forward(module, *args)
+
+        return call
+
+    monkeypatch.setattr(Accelerated, "_plain", property(lambda self: way(trial.PLAIN)))
+    monkeypatch.setattr(module.forward, "_otherwise", way(trial.COMPILED))
+    for _ in range(50):
+        assert torch.equal(module(x), x.relu())
+    assert module.calls == len(made) == 50
+    turns = 2 * (trial._NOT_COUNTED + trial._ENOUGH)
+    assert set(made[:turns:2]) == {trial.COMPILED} and set(made[1:turns:2]) == {trial.PLAIN}
+    assert set(made[turns:]) == {faster} and not module.forward.in_use
+    assert module.forward.known is not None, "what is settled is found in C"
+
+
+def test_long_calls_are_timed_in_use_for_some_seconds_only() -> None:
+    slow, clock = trial.InUse({"a": lambda: None, "b": lambda: None}), iter(range(10_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: float(next(clock))))
+        calls = 0
+        while slow.fastest is None:
+            slow()
+            calls += 1
+    assert calls == 2 * (trial._NOT_COUNTED + trial._FEWEST)
+
+
+def test_training_is_not_timed_in_use(refusing: ReferenceEngine) -> None:
+    module, x = ak.autokernel(Counter()), torch.randn(4, 8, requires_grad=True)
+    module(x).sum().backward()
+    assert not module.forward.in_use and module.calls == 1
+    with torch.no_grad():
+        module(x)
+    assert module.forward.in_use and module.calls == 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,3 +44,20 @@ def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple([
         a.shape if type(a) in _PLAIN else a if type(a) in _SCALARS else (shapes(a),) if type(a) is tuple else None for a in args
     ])
+
+
+def positions(function: Callable[..., Any], given: int, names: Sequence[str]) -> list[tuple[str, Any]] | None:
+    """The parameters that follow the first `given` ones up to the last of `names`, with their defaults: what a call with these
+    keywords passes, in order. None where the function takes one of them by keyword alone, or not at all."""
+    try:
+        parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    following = [p.name for p in places[given:]]
+    if not set(names) <= set(following):
+        return None
+    found = places[given : given + 1 + max(map(following.index, names))]
+    if any(p.kind is p.POSITIONAL_ONLY or (p.default is p.empty and p.name not in names) for p in found):
+        return None
+    return [(p.name, p.default) for p in found]

@@ -20,7 +20,7 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import load_compiler, traces_here
-from torch_autokernel.capture.arguments import identity, records, shapes
+from torch_autokernel.capture.arguments import identity, positions, records, shapes
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.backend import warn_once
@@ -28,7 +28,7 @@ from torch_autokernel.capture.direct_training import TrainingPlan, make_training
 from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
-from torch_autokernel.capture.trial import compiling_pays
+from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, compiling_pays
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
 from torch_autokernel.lang.call_cache import DTYPES, MOST_ARGUMENTS, CallCache, Route, call_cache, form
@@ -54,6 +54,7 @@ class Accelerated:
         self.options = dict(options)
         self.plans: dict[Any, direct.Plan] = {}
         self.settled: dict[Any, bool] = {}  # kinds of calls that no plan takes: whether the plain call is the faster one
+        self.in_use: dict[Any, InUse] = {}  # kinds of calls that are being timed as the user makes them
         self.failed: set[Any] = set()
         self.patience = 0
         self.reason = ""
@@ -62,6 +63,7 @@ class Accelerated:
         self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
         self.known: CallCache | None = None  # the plans, and calls for which there is none, asked before anything else
         self._compiled: Callable[..., Any] | None = None
+        self._places: dict[Any, list[tuple[str, Any]] | None] = {}  # of keyword arguments among the others
         self._settled_routes: list[Route] = []
         self._training: list[TrainingPlan] = []
         self.tried = 0  # how often a plan for training was looked for
@@ -72,6 +74,8 @@ class Accelerated:
             if self.cuts and may_be_cut():
                 return outside(self, args, kwargs)
             return self.original(*args, **kwargs) if self.module is None else self.original(self.module, *args, **kwargs)
+        if kwargs:
+            args, kwargs = self._in_place(args, kwargs)
         if self.known is not None and not kwargs and (result := self.known(args)) is not direct.MISS:
             return result
         if self.patience and not self.plans and not (self.trainer.loops and (self.cuts or self.trainer.plans)):
@@ -107,16 +111,37 @@ class Accelerated:
                 result = self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
                 if kwargs or not undo():
                     return result
-        if kwargs or (len(self.settled) == _MAX_TRIALS and not any(self.settled.values())):
+        if len(self.settled) == _MAX_TRIALS and not self.in_use and not any(self.settled.values()):
             return self._otherwise(*args, **kwargs)
-        kind = _kind(args)
+        kind = _kind(args, kwargs)
         plain = self.settled.get(kind)
         if plain is None and len(self.settled) < _MAX_TRIALS and direct.plain_world():
-            plain = self.settled[kind] = self._plain_is_faster(args)
+            plain = self.settled[kind] = self._plain_is_faster(kind, args, kwargs)
+        contest = self.in_use.get(kind)
+        if contest is not None and direct.plain_world():
+            return self._in_turns(contest, kind, args, kwargs)
         call = self._plain if plain else self._otherwise
-        if plain is not None:
+        if plain is not None and not kwargs and contest is None:
             self._know_settled(args, call)
-        return call(*args)
+        return call(*args, **kwargs)
+
+    def _in_turns(self, contest: InUse, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of a kind that is timed in use; where enough was seen, what is faster is settled."""
+        result = contest(*args, **kwargs)
+        if (fastest := contest.fastest) is not None:
+            self.settled[kind] = fastest == PLAIN
+            self.in_use.pop(kind, None)
+        return result
+
+    def _in_place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call with its keyword arguments in their places among the others, where each has one."""
+        how = len(args), *kwargs
+        if how not in self._places:
+            self._places[how] = positions(self.original, len(args) + (self.module is not None), list(kwargs))
+        places = self._places[how]
+        if places is None:
+            return args, kwargs
+        return (*args, *[kwargs[name] if name in kwargs else default for name, default in places]), {}
 
     def _trained(self, args: tuple[Any, ...]) -> Any:
         """The recorded result of a call that gets two kernels, forward and backward, or MISS. Tried once for each kind of call;
@@ -208,12 +233,16 @@ class Accelerated:
             self.known = None
             log.debug("%s", error.message)
 
-    def _plain_is_faster(self, args: tuple[Any, ...]) -> bool:
+    def _plain_is_faster(self, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the call as it is was found to be faster. Where that cannot be asked now, it is from now on by the calls."""
         resolved = config.resolve(self.options)
         if resolved.disable or type(self.module) in _LAYERS:
             return False
-        pays = lambda: compiling_pays(self.original, args, self.module, self._otherwise, resolved)
-        return direct.or_reason(pays, resolved, "a call cannot be timed") is False
+        pays = lambda: None if kwargs else compiling_pays(self.original, args, self.module, self._otherwise, resolved)
+        found = direct.or_reason(pays, resolved, "a call cannot be timed")
+        if found is None and resolved.on_miss == "generate" and not self._records((*args, *kwargs.values())):
+            self.in_use[kind] = InUse({COMPILED: self._otherwise, PLAIN: self._plain})
+        return found is False
 
     @functools.cached_property
     def trainer(self) -> Trainer:
@@ -338,8 +367,10 @@ class Accelerated:
         return f"<autokernel {getattr(self.original, '__qualname__', self.original)!s}: {len(self.plans)} direct kernels>"
 
 
-def _kind(args: tuple[Any, ...]) -> Any:
+def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
     """What decides whether torch.compile pays."""
+    if kwargs:
+        args = (*args, tuple(kwargs), tuple(kwargs.values()))
     return torch.is_grad_enabled(), records(args), shapes(args)
 
 

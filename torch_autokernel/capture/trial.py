@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 60
 SECONDS = 3.0
+_NOT_COUNTED = 2  # the first compiles, the second may do so for sizes that turn out to vary
+_FEWEST, _ENOUGH = 5, 15
 PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
 Calls = Mapping[str, Callable[[], Any]]
 
@@ -100,14 +104,16 @@ def compiling_around_pays(
 def compiling_pays(
     function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, compiled: Callable[..., Any],
     config: Config,
-) -> bool:  # fmt: skip
+) -> bool | None:  # fmt: skip
     """Whether a call that no kernel takes is no slower through torch.compile than as it is: for small ones the guards of a
     compiled call cost more than all the rest, and some library functions are faster than what is generated in their place.
-    Where gradients are recorded, forward and backward are timed together. True also where nothing may be timed: the call is
-    repeated only if it reads what can be watched and changes nothing."""
+    Where gradients are recorded, forward and backward are timed together. True also where nothing may be timed; None where the
+    call must not be repeated, for that it has to read what can be watched and change nothing."""
     engine = Engine.current(config)
-    if not engine.timed or (found := repeatable(function, args, module)) is None:
+    if not engine.timed:
         return True
+    if (found := repeatable(function, args, module)) is None:
+        return None
     graph, state = found
     given = [a for a in flat(args) if isinstance(a, torch.Tensor)]
     wanted = [t for t in (*given, *state) if t.requires_grad] if torch.is_grad_enabled() else []
@@ -127,6 +133,39 @@ def compiling_pays(
         if config.on_miss == "generate":
             steps[COMPILED]()  # searches, which may change the set of kernels
         return _no_slower(name(), {COMPILED: ""}, lambda: steps, config)
+
+
+class InUse:
+    """Two ways to make a call of one kind, timed on the calls that the user makes: each call is made once, by one way or the
+    other in turns. So calls can be compared that must not be repeated: a module that keeps what it saw, say. Only for calls
+    without a backward pass, of which nothing could be timed here."""
+
+    def __init__(self, ways: Mapping[str, Callable[..., Any]]) -> None:
+        self.ways = dict(ways)
+        self.seconds: dict[str, list[float]] = {name: [] for name in ways}
+        self.turns = 0
+        self.spent = 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = list(self.ways)[self.turns % len(self.ways)]
+        self.turns += 1
+        begun = time.perf_counter()
+        result = self.ways[name](*args, **kwargs)
+        took = time.perf_counter() - begun
+        if self.turns > _NOT_COUNTED * len(self.ways):
+            self.seconds[name].append(took)
+            self.spent += took
+        return result
+
+    @property
+    def fastest(self) -> str | None:
+        """The way with the smallest median; None while too little was seen."""
+        seen = min(map(len, self.seconds.values()))
+        if seen < _FEWEST or (seen < _ENOUGH and self.spent < SECONDS):
+            return None
+        medians = {name: statistics.median(seconds) for name, seconds in self.seconds.items()}
+        log.info("trial: in use, %s", ", ".join(f"{name} takes {1e6 * s:.0f} us" for name, s in medians.items()))
+        return min(medians, key=lambda name: medians[name])
 
 
 def repeatable(
