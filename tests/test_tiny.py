@@ -60,6 +60,22 @@ def test_direct_calls_and_graphs_have_kernels_of_their_own(null: pathlib.Path) -
     assert [d.outcome for d in engine.resolve([dataclasses.replace(other, phase="direct"), other], found)] == ["hit", "hit"]
 
 
+def test_what_does_not_pay_alone_does_not_pay_in_a_graph(null: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region that was refused for direct calls is not searched again for graphs; the other way round it is."""
+    from torch_autokernel.propose.null import NullProposer
+
+    engine = Engine.current(config.resolve())
+    inside = region_of(norm, (torch.randn(5, 8), torch.randn(8)))
+    other = region_of(lambda x: x.tanh() * 2, (torch.randn(5, 8),))
+    with monkeypatch.context() as patch:
+        patch.setattr(NullProposer, "refuses", lambda *args: "not wanted")
+        first = [dataclasses.replace(inside, phase="direct"), other]
+        assert [d.outcome for d in engine.resolve(first, config.resolve())] == ["refused", "refused"]
+    for phase, region, outcome in [("backward", inside, "refused"), ("inference", inside, "refused"), ("direct", other, "generated")]:
+        (decision,) = engine.resolve([dataclasses.replace(region, phase=phase)], config.resolve())
+        assert decision.outcome == outcome and ("not wanted" in decision.reason) == (outcome == "refused")
+
+
 def test_a_wrong_proposal_is_refused_and_remembered(null: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_autokernel.propose.null import NullProposer
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch_autokernel.core import events, points
+from torch_autokernel.core import deadline, events, points
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, ConfigError, ToolchainError
 from torch_autokernel.core.types import Arch, Budget, CacheEntry, CacheKey, Candidate, Refusal, Region, Source, Trust
@@ -111,7 +111,10 @@ class Engine:
             timing = found.entry.verdict.timing
             speed = f"{timing.speedup:.2f}x of {timing.baseline}" if timing else "not timed"
             return Decision(region, "hit", f"from the cache, {speed} when judged", found.entry)
-        for refusal in found.refusals:
+        refusals = found.refusals
+        if not region.direct:  # nor does what does not pay without a graph pay within one
+            refusals = (*refusals, *self.store.lookup(self.key(replace(region, phase="direct")), region.sizes).refusals)
+        for refusal in refusals:
             if refusal.conditions == conditions(config):
                 return Decision(region, "refused", refusal.reason)
         return Decision(region, "miss", "; ".join(found.reasons) or "not in the cache")
@@ -123,10 +126,11 @@ class Engine:
         from torch_autokernel.search.loop import Searcher  # imported here: a warm cache never loads the search
 
         money = None if math.isinf(config.max_money) else config.max_money
-        budget = Budget(config.max_seconds, config.max_tokens, money)
         searcher = Searcher(self.arch, config, folder=self.work_folder(), language=self.language, library=self.entries)
         try:
-            return [self._keep(result, config) for result in searcher.search(regions, budget)]
+            with deadline.from_purse(config.max_seconds) as seconds:
+                budget = Budget(seconds, config.max_tokens, money)
+                return [self._keep(result, config) for result in searcher.search(regions, budget)]
         finally:
             searcher.close()
 

@@ -7,6 +7,7 @@ import gc
 import inspect
 import pickle
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture.arguments import positions
 from torch_autokernel.capture.decorator import Accelerated
+from torch_autokernel.core import deadline
 from torch_autokernel.core.errors import ConfigError, UsageError
 
 SCALE = 2.0
@@ -308,6 +310,25 @@ def test_what_is_not_plain(engine: ReferenceEngine, case: str) -> None:
     if case == "alias":
         assert f(x1).data_ptr() == x1.data_ptr()
     torch.testing.assert_close(x1, x2)
+
+
+def test_one_allowance_for_a_first_call(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for a plan and, where none is found, the one for the graph's regions; the next call begins anew."""
+    found, given, resolve = [], [], ReferenceEngine.resolve
+
+    def searching(self: Any, regions: Any, options: Any) -> Any:
+        with deadline.from_purse(options.max_seconds) as seconds:
+            given.append(seconds)
+            time.sleep(0.05)
+            return resolve(self, regions, options)
+
+    monkeypatch.setattr(ReferenceEngine, "resolve", searching)
+    engine.wanted = lambda region: found.append(region.phase) or False
+    f = ak.autokernel(max_seconds=5.0)(swiglu)
+    for rows in (3, 7):
+        f(torch.randn(rows, 4), torch.randn(rows, 4))
+    assert found[:2] == ["direct", "inference"] and found[2] == "direct"
+    assert given[0] == given[2] == 5.0 and given[1] < 4.96
 
 
 def test_errors() -> None:

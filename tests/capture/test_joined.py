@@ -16,6 +16,7 @@ from torch_autokernel.capture import record
 from torch_autokernel.capture.backend import autokernel
 from torch_autokernel.capture.partition import partition
 from torch_autokernel.capture.settle import settle
+from torch_autokernel.core import deadline
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.types import Region
 from torch_autokernel.engine import Decision
@@ -90,7 +91,8 @@ class Counting:
 
     def resolve(self, regions: Sequence[Region], options: Config) -> list[Decision]:
         names = [r.nodes[0] for r in regions]
-        self.asked.append((names, options.max_seconds))
+        with deadline.from_purse(options.max_seconds) as seconds:
+            self.asked.append((names, seconds))
         return [Decision(r, self.outcomes[n], n, _ENTRY if self.outcomes[n] == "hit" else None) for r, n in zip(regions, names, strict=True)]
 
 

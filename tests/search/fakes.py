@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch_autokernel.core import deadline
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.types import (
     Arch,
@@ -98,6 +99,7 @@ class FakeJudge:
     def judge(self, region: Region, artifact: Artifact) -> Verdict:
         if self.error:
             raise self.error
+        deadline.check()
         text = artifact.candidate.source.text
         self.judged.append(text)
         finding = Finding("numerics", Status.FAIL, "planted") if "wrong" in text else Finding("numerics", Status.PASS)

@@ -11,7 +11,19 @@ import pytest
 from tests.search.fakes import FakeJudge, FakeLanguage, FakeProposer, FakeStopwatch, region, searcher
 from torch_autokernel.core import deadline, events
 from torch_autokernel.core.errors import WorkerError
-from torch_autokernel.core.types import Arch, Artifact, Attempt, Budget, Candidate, Cost, Region, Signature, Status, Timing
+from torch_autokernel.core.types import (
+    Arch,
+    Artifact,
+    Attempt,
+    Budget,
+    Candidate,
+    Cost,
+    Region,
+    Signature,
+    Status,
+    Timing,
+    Verdict,
+)
 from torch_autokernel.search.loop import JUDGED, Result, Searcher, ranges_around
 from torch_autokernel.verify.timing import Suspect
 
@@ -237,6 +249,37 @@ def test_proposers_have_as_long_as_the_budget(tmp_path: Path, at_once: bool) -> 
     """What was not generated in time may be the next time."""
     result = only(searcher(tmp_path, proposers=[SlowProposer("50000", at_once=at_once)]), Budget(seconds=0.5))
     assert result.best is None and not result.final and (deadline.ENDED if at_once else "seconds used up") in result.reason
+
+
+def test_the_judge_has_as_long_as_the_budget(tmp_path: Path) -> None:
+    """It gives no verdict then, and nothing is kept or refused."""
+
+    class Slow(FakeJudge):
+        def judge(self, region: Region, artifact: Artifact) -> Verdict:
+            while deadline.left() != 0:
+                time.sleep(0.01)
+            return super().judge(region, artifact)
+
+    judge, stopwatch = Slow(), FakeStopwatch()
+    result = only(searcher(tmp_path, "50000", judge=judge, stopwatch=stopwatch), Budget(seconds=0.5))
+    assert result.best is None and not result.final and "seconds used up" in result.reason
+    assert not judge.judged and not stopwatch.calls and [a.verdict for a in result.attempts] == [None]
+
+
+@pytest.mark.parametrize("second", [50_000.0, 100_500.0])
+def test_a_winner_is_timed_again_when_the_time_is_over(tmp_path: Path, second: float) -> None:
+    """Or all that was found would be lost; it gets as long as the first timing took, and decides alone."""
+    given: list[float] = []
+
+    class Slow(FakeStopwatch):
+        def time(self, region: Region, artifacts: Sequence[Artifact], budget_seconds: float, fresh: bool = False) -> list[Timing | str]:
+            given.append(budget_seconds)
+            time.sleep(0.6)
+            return super().time(region, artifacts, budget_seconds, fresh)
+
+    result = only(searcher(tmp_path, "50000", stopwatch=Slow(second=second)), Budget(seconds=0.5))
+    assert len(given) == 2 and given[0] <= 0.5 and 0.6 <= given[1] < 1.5
+    assert (result.best is not None) == (second < 100_000)
 
 
 def test_no_tokens_does_not_stop_a_search_that_needs_none(tmp_path: Path) -> None:

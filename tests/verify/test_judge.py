@@ -16,6 +16,7 @@ import pytest
 from tests.verify import regions
 from tests.verify.build import artifact, specimen
 from tests.verify.conftest import ARCH
+from torch_autokernel.core import deadline
 from torch_autokernel.core.errors import UsageError
 from torch_autokernel.core.types import Arch, Artifact, Candidate, Region, Source, Status, Verdict
 from torch_autokernel.machine.worker import Limits
@@ -39,6 +40,24 @@ def test_verdict_records_what_it_rests_on(judge: Judge, objects: Path) -> None:
     assert Verdict.from_json(verdict.to_json()) == verdict
     (runs,) = (f for f in verdict.findings if f.check == "runs")
     assert runs.evidence["calls"] > 20 and set(runs.evidence["sandbox"]) >= {"seccomp", "landlock"}
+
+
+def test_no_verdict_when_the_time_is_over(judge: Judge, objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before the first check nor in the midst of one; with time enough the verdict is as without."""
+    found = specimen("honest", "softmax")
+    built = found.build(objects)
+    with deadline.within(0.0), pytest.raises(deadline.Over):
+        judge.judge(found.region, built)
+    ran: list[int] = []
+    run = judging.WorkerRunner.run
+    monkeypatch.setattr(judging.WorkerRunner, "run", lambda *args: ran.append(1) or run(*args))
+    monkeypatch.setattr(deadline, "left", lambda: float(len(ran) < 3))
+    with pytest.raises(deadline.Over):
+        judge.judge(found.region, built)
+    assert 3 <= len(ran) <= 4
+    monkeypatch.undo()
+    with deadline.within(100.0):
+        assert judge.judge(found.region, built).accepted
 
 
 def test_after_a_failure_the_rest_is_skipped(judge: Judge, objects: Path) -> None:

@@ -29,6 +29,7 @@ from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, compiling_pays
+from torch_autokernel.core import deadline
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
 from torch_autokernel.lang.call_cache import DTYPES, MOST_ARGUMENTS, CallCache, Route, call_cache, form
@@ -81,6 +82,11 @@ class Accelerated:
         if self.patience and not self.plans and not (self.trainer.loops and (self.cuts or self.trainer.plans)):
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
+        with deadline.one_purse():  # what a plan's search takes is not left for the graph's
+            return self._looked_for(args, kwargs)
+
+    def _looked_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call by a plan, made now if need be, or otherwise."""
         if not kwargs and direct.plain_world():
             if self.trainer.loops and self._records(args) and (result := self.trainer(args)) is not direct.MISS:
                 return result

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch_autokernel.core import deadline
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.types import Region
 from torch_autokernel.engine import Decision, identity
@@ -17,7 +17,11 @@ Joined = tuple[Region, tuple[Region, ...]]  # a region and those that it joins
 def settle(engine: Any, joined: Sequence[Joined], config: Config) -> list[list[Decision]]:
     """For each region: its decision alone, or, where it has no kernel but has parts, the decisions for these. The time that
     `config` allows is for all of it."""
-    start = time.monotonic()
+    with deadline.one_purse():
+        return _settled(engine, joined, config)
+
+
+def _settled(engine: Any, joined: Sequence[Joined], config: Config) -> list[list[Decision]]:
     wholes: list[Decision] = engine.resolve([region for region, _ in joined], config)
     open_parts = {
         identity(part): part
@@ -25,8 +29,7 @@ def settle(engine: Any, joined: Sequence[Joined], config: Config) -> list[list[D
         if whole.entry is None and _is_final(whole, config)
         for part in parts
     }
-    left = replace(config, max_seconds=max(0.0, config.max_seconds - (time.monotonic() - start)))
-    decided = {identity(d.region): d for d in engine.resolve(list(open_parts.values()), left)} if open_parts else {}
+    decided = {identity(d.region): d for d in engine.resolve(list(open_parts.values()), config)} if open_parts else {}
     out = []
     for (_, parts), whole in zip(joined, wholes, strict=True):
         found = [replace(decided[identity(p)], region=p) for p in parts if identity(p) in decided]

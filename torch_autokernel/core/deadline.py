@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 ENDED = "the time was over before it was done"  # the log of what the deadline ended
 _END: ContextVar[float | None] = ContextVar("end", default=None)
+_SPENT: ContextVar[list[float] | None] = ContextVar("spent", default=None)
 
 
 class Over(Exception):
@@ -38,3 +39,26 @@ def check() -> None:
     """Raises Over where no time is left."""
     if left() == 0:
         raise Over
+
+
+@contextmanager
+def one_purse() -> Iterator[None]:
+    """Searches inside have one allowance together, and share that of the purse around this one, where there is one."""
+    token = _SPENT.set([0.0] if _SPENT.get() is None else _SPENT.get())
+    try:
+        yield
+    finally:
+        _SPENT.reset(token)
+
+
+@contextmanager
+def from_purse(seconds: float) -> Iterator[float]:
+    """What is left of an allowance of so many seconds; what is done inside is taken from the purse."""
+    spent, start = _SPENT.get(), time.monotonic()
+    if spent is None:
+        yield seconds
+        return
+    try:
+        yield max(0.0, seconds - spent[0])
+    finally:
+        spent[0] += time.monotonic() - start

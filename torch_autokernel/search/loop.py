@@ -283,7 +283,12 @@ class Searcher:
         for artifact in ranked[:JUDGED]:
             if self._out_of_budget(hunt):
                 return
-            verdict: Verdict = self.judge.judge(hunt.region, artifact)
+            try:
+                with deadline.within(hunt.ledger.left()):
+                    verdict: Verdict = self.judge.judge(hunt.region, artifact)
+            except deadline.Over:
+                self._out_of_budget(hunt)
+                return
             verdict = self._commission.suspected(hunt, artifact, verdict)
             verdicts[artifact.candidate.id] = verdict
             facts = {"candidate": artifact.candidate.id, "accepted": verdict.accepted, "why": verdict.why}
@@ -296,11 +301,15 @@ class Searcher:
 
     # ------------------------------------------------------------------ timing
     def _race(self, hunt: Hunt, artifact: Artifact, verdict: Verdict) -> Verdict:
-        """The verdict with its timing. A winner is timed again, and only the second timing counts."""
+        """The verdict with its timing. A winner is timed again, and only the second timing counts: it gets as much time as the
+        first one took, even where none is left, or all that was found would be lost."""
+        took = 0.0
         for fresh in (False, True):
-            if self._out_of_budget(hunt):
+            if not fresh and self._out_of_budget(hunt):
                 return verdict
-            (timing,) = self.stopwatch.time(hunt.region, [artifact], hunt.ledger.left(), fresh=fresh)
+            begun = hunt.ledger.spent.seconds
+            (timing,) = self.stopwatch.time(hunt.region, [artifact], max(took, hunt.ledger.left()), fresh=fresh)
+            took = hunt.ledger.spent.seconds - begun
             if isinstance(timing, str):
                 return self._untimed(hunt, verdict, timing)
             verdict = replace(verdict, timing=timing)

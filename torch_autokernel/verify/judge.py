@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch_autokernel.core import points
+from torch_autokernel.core import deadline, points
 from torch_autokernel.core.types import Arch, Artifact, Case, Finding, Region, Status, Verdict
 from torch_autokernel.machine.worker import Limits, Pool
 from torch_autokernel.verify.bank import Bank, Prepared
@@ -57,6 +57,7 @@ class Trial:
             self._source = self.bank.ready(self.region)
         for prepared in self._source:
             self._prepared.append(prepared)
+            deadline.check()
             yield prepared
 
     def twin(self, prepared: Prepared) -> Prepared | None:
@@ -70,6 +71,7 @@ class Trial:
     def results(self) -> Iterator[tuple[Prepared, Result]]:
         """Two calls for each case: buffers at the upper guard, then at the lower one."""
         for prepared in self.cases:
+            deadline.check()
             yield prepared, self.runner.run(prepared, "end")
             yield prepared, self.runner.run(prepared, "start")
 
@@ -93,7 +95,8 @@ class Judge:
         self._pool = Pool(limits or Limits(seconds=CALL_SECONDS))
 
     def judge(self, region: Region, artifact: Artifact) -> Verdict:
-        """The verdict, not timed. After the first failure the remaining checks are skipped, except at level `full`."""
+        """The verdict, not timed. After the first failure the remaining checks are skipped, except at level `full`. Raises
+        `deadline.Over`, and gives no verdict, where the time that was set for the work around is over."""
         findings: list[Finding] = []
         runner = self._runner(region, artifact)
         try:
@@ -102,6 +105,7 @@ class Judge:
                 if any(f.status is Status.FAIL for f in findings) and (self.level != "full" or not artifact.ok):
                     findings.append(Finding(name, Status.SKIP, "an earlier check failed"))
                 else:
+                    deadline.check()
                     finding = _timed(name, trial)
                     findings.append(shrunk(trial, finding) if self.shrink and finding.status is Status.FAIL else finding)
         finally:
