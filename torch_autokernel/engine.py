@@ -20,7 +20,7 @@ from torch_autokernel.store import Store
 log = logging.getLogger(__name__)
 
 DIRECT = "+direct"  # an ABI's ending: the kernel was timed without an operator around it
-VERSION = "7"  # of the search as a whole: a change makes old refusals void
+VERSION = "8"  # of the search as a whole: a change makes old refusals void
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def inputs_of(program: Program, seed: int) -> list[torch.Tensor]:
 
 
 def run_with_gradients(fn: Callable[..., Any], inputs: list[torch.Tensor], seed: int) -> tuple[list[Any], list[Any]]:
-    """Outputs, and the gradients of the inputs that ask for one."""
+    """Outputs, and the gradients of the inputs that ask for one, of all outputs with a history. An input that eager returns as it
+    is has none, of which a compiled graph gives a copy: the program gives a view of it."""
     outputs = list(fn(*inputs))
     wanted = [t for t in inputs if t.requires_grad]
     losses = [o for o in outputs if o.requires_grad and o.grad_fn is not None]
@@ -64,6 +65,8 @@ class Checking:
 
     def compile(self, gm: torch.fx.GraphModule, _inputs: Any) -> Any:
         plain = copy.deepcopy(gm)
+        results = list(plain.graph.output_node().args[0])
+        moved = any(n.kwargs.get("memory_format") for n in plain.graph.nodes)  # a reference need not sum in the same order then
         with engine(self.engine):
             session = Session(config.resolve({"rest": "eager", "strict": True}))
             session.prepare_safely(gm.graph)
@@ -74,8 +77,8 @@ class Checking:
             expected, got = plain(*args), gm(*args)
             for i, (a, b) in enumerate(zip(got, expected, strict=True)):
                 if isinstance(b, torch.Tensor):
-                    same(a, b, f"result {i} of a graph", True)
-                    assert strides(a, b) == strides(b, b), f"result {i} of a graph: strides {a.stride()}, expected {b.stride()}"
+                    same(a, b, f"result {i} of a graph", not moved)
+                    assert strides(a, b) == strides(b, b) or told(a, results[i]), f"result {i} of a graph: strides {a.stride()}, expected {b.stride()}"
                     assert aliases(a, args, got) == aliases(b, args, expected), f"result {i} of a graph aliases others"
             return got
 
@@ -140,6 +143,13 @@ def strides(t: torch.Tensor, other: torch.Tensor) -> tuple[int, ...]:
     if not t.numel():
         return ()
     return t.stride() if other.is_contiguous() and other.stride() == torch.empty(other.shape, device="meta").stride() else tuple(s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1)
+
+
+def told(t: torch.Tensor, node: Any) -> bool:
+    """Whether torch itself foretold these strides, which some operations do not keep to: compiled graphs have those that were
+    foretold. Sizes that vary leave them open."""
+    foretold = node.meta["val"].stride()
+    return any(isinstance(s, torch.SymInt) for s in foretold) or foretold == t.stride()
 
 
 def aliases(t: torch.Tensor, inputs: list[Any], outputs: Any) -> list[bool]:

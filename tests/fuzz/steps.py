@@ -45,7 +45,7 @@ SMOOTH: dict[str, Callable[..., Any]] = {
     "max_pool_over": lambda x: F.max_pool2d(x, 3, 2, 1) if x.dim() in (3, 4) else x * 1,
     "avg_pool": lambda x: F.avg_pool2d(x, 2, ceil_mode=True) if x.dim() in (3, 4) else x * 1, "depthwise": lambda x: depthwise(x),
     "log10": lambda x: torch.log10(x.abs() + 0.5), "atan": torch.atan, "sinh": lambda x: torch.sinh(x.clamp(-3, 3)),
-    "dropout_eval": lambda x: F.dropout(x, 0.5, False), "nan_to_num": torch.nan_to_num, "frac_pow": lambda x: (x.abs() + 0.5) ** 0.75,
+    "dropout_eval": lambda x: F.dropout(x, 0.5, False).view_as(x), "nan_to_num": torch.nan_to_num, "frac_pow": lambda x: (x.abs() + 0.5) ** 0.75,
 }  # fmt: skip
 JUMPS: dict[str, Callable[..., Any]] = {
     "floor": torch.floor, "ceil": torch.ceil, "round": torch.round, "trunc": torch.trunc, "sign": torch.sign,

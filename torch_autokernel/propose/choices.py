@@ -57,8 +57,8 @@ class Schedule(Choice):
     that a step of a loop multiplies with the same weights at once, at most (1: each row goes through the loop by itself);
     `gathers` 1 where indices that follow from sizes stay indices (else they are slices side by side); `apart` 1 to give
     results loops of their own behind the rows' reductions, which take all rows strip by strip; `together` rows are reduced one
-    after the other before their results are made in one walk. A loop's `columns` is 1 where vectors run along a dimension of
-    which each position could go through the loop by itself."""
+    after the other before their results are made in one walk; `tile` 0 to read and write what lies turned element by element.
+    A loop's `columns` is 1 where vectors run along a dimension of which each position could go through the loop by itself."""
 
     lanes: int = 16
     serial_below: int = 16384
@@ -74,9 +74,10 @@ class Schedule(Choice):
     gathers: int = 0
     apart: int = 0
     together: int = 1
+    tile: int = 1
 
     def to_json(self) -> Mapping[str, int]:
-        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0, "apart": 0, "together": 1}
+        usual = {"moments": 0, "short": 0, "rows": 1, "gathers": 0, "apart": 0, "together": 1, "tile": 1}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in usual or v != usual[k]}
 
 
@@ -98,12 +99,17 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         yield dataclasses.replace(first, apart=1, strip=l2 // 8)
     if large and _reduces(region) and any(TOGETHER <= _row_bytes(region, s) <= l2 // 8 for s in region.signature.output_specs):
         yield dataclasses.replace(first, together=4)
+    turned = _lies_both_ways(region)
+    if turned and _reduces(region):  # results in tiles, behind the reductions
+        yield dataclasses.replace(first, apart=1)
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
     if may_help(region.signature):
         yield dataclasses.replace(first, gathers=1)
     if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
         yield dataclasses.replace(first, short=1)
+    if turned:
+        yield dataclasses.replace(first, tile=0)
     if large:
         yield dataclasses.replace(first, park=0)
     yield dataclasses.replace(first, columns=1)
@@ -133,6 +139,14 @@ def _shared_by_long_rows(region: Region, cache: int) -> bool:
     sizes = _sizes(region)
     largest = max(s.numel(sizes) for s in region.signature.output_specs)
     return any(cache < s.numel(sizes) * s.itemsize and s.numel(sizes) < largest for s in region.signature.inputs)
+
+
+def _lies_both_ways(region: Region) -> bool:
+    """Whether large tensors lie with different dimensions side by side."""
+    specs, sizes = (*region.signature.inputs, *region.signature.output_specs), _sizes(region)
+    most = max((s.numel(sizes) for s in specs), default=0)
+    large = [s for s in specs if len(s.shape) > 1 and 2 * s.numel(sizes) >= most]
+    return len({s.stride[-1] == 1 or _hint(region, s.shape[-1]) == 1 for s in large}) > 1
 
 
 def _sizes(region: Region) -> dict[str, int]:

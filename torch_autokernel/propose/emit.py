@@ -14,9 +14,9 @@ from torch_autokernel.propose.functions import neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul, product
 from torch_autokernel.propose.passes import RUN
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.rows_together import TogetherText
 from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
 from torch_autokernel.propose.text import Writer, affine_text, parenthesised, size_text
+from torch_autokernel.propose.turned import TurnedText
 from torch_autokernel.propose.values import Parked
 
 LEAST_LANES = 8
@@ -65,7 +65,7 @@ class Scratch:
     kept: Dim = 1
 
 
-class SweepText(TogetherText):
+class SweepText(TurnedText):
     """Prints a whole sweep."""
 
     partials: list[Partial]
@@ -138,6 +138,10 @@ class SweepText(TogetherText):
     # ---- rows without anything gathered over them ----
     def _write_rows(self, ranges: dict[str, Range], groups: list[list[Segment]]) -> None:
         outer = [a for a in self.rows if a != self.vector]
+        if across := self.axis_across([segment for group in groups for segment in group]):
+            for group in groups:
+                self.write_tiles(group, across, outer)
+            return
         apart = bool(outer) and self._goes_strip_by_strip(outer)
         strip = apart or self.vector in self.rows and self._strips(outer)
         loops = [self.loop(a, self.range(a, ranges)) for a in outer]
@@ -147,7 +151,7 @@ class SweepText(TogetherText):
         if outer and not strip and len(groups) == 1:
             if (made := self.rows_together(groups[0], outer[-1], self.range(outer[-1], ranges))) is not None:
                 head, lines = made
-                self._nested([*loops[:-1], head], lambda: self.out(*lines))
+                self.nested([*loops[:-1], head], lambda: self.out(*lines))
                 return
         body, rooms = self._aside(groups, strip)
 
@@ -164,9 +168,9 @@ class SweepText(TogetherText):
                 self.out(*body)
 
         if rooms and loops:
-            self._nested([f"for (int64_t k = 0; k < {self.schedule.blocks}; ++k)"], block)
+            self.nested([f"for (int64_t k = 0; k < {self.schedule.blocks}; ++k)"], block)
         else:
-            self._nested(loops, whole)
+            self.nested(loops, whole)
 
     def _aside(self, groups: list[list[Segment]], strip: bool) -> tuple[list[str], list[Scratch]]:
         """The bodies of rows, for later, and the scratch that they need."""
@@ -202,7 +206,7 @@ class SweepText(TogetherText):
         self.out(f"const int64_t rows = {' * '.join(sizes) or '1'};")
         self.out(f"const int64_t first = rows * k / {blocks}, end = rows * (k + 1) / {blocks};")
 
-    def _nested(self, loops: list[str], body: Callable[[], None]) -> None:
+    def nested(self, loops: list[str], body: Callable[[], None]) -> None:
         """The loops, shared out among threads, around the body."""
         self._pragma(len(loops))
         self._around(loops, body)
@@ -232,22 +236,28 @@ class SweepText(TogetherText):
         self.out(f"#pragma omp parallel for{collapse} schedule(static){when}")
 
     def _row_bodies(self, groups: list[list[Segment]], strip: bool) -> None:
+        if strip:
+            end = size_text(self.range(self.vector, groups[0][0].ranges).high)
+            self.rows_of(groups, f"b * {self.schedule.strip}", f"least({end}, (b + 1) * {self.schedule.strip})")
+        else:
+            self.rows_of(groups)
+
+    def rows_of(self, groups: list[list[Segment]], low: str = "", high: str = "") -> None:
+        """The bodies of a row; a part of it along the vector axis where its ends are given."""
         together = self.pieces in self.sweep.rows
         for group in self._at_once(groups) if together else groups:
             if self.vector not in self.rows:
                 self.row_body(group)
                 continue
             r = self.range(self.vector, group[0].ranges)
-            low, high = size_text(r.low), size_text(r.high)
-            if strip:
-                low, high = f"b * {self.schedule.strip}", f"least({high}, (b + 1) * {self.schedule.strip})"
+            ends = f"{low or size_text(r.low)}, {high or size_text(r.high)}"
             whole, self.scope = self.scope, dict(self.scope)
             self.emit_all(self._same_in_all_steps(group), self.scope)
             alone = together and r.size == 1  # an image's edge: no step of lanes
             with self.out.block("") if alone else nullcontext():
                 if alone:
                     self.out("constexpr int L = 1;")
-                with self.out.block(f"{self.steps}<L>({low}, {high}, [&](int64_t j, auto m) AK_BODY", "});"):
+                with self.out.block(f"{self.steps}<L>({ends}, [&](int64_t j, auto m) AK_BODY", "});"):
                     if together:
                         self.finish_all(group, list(range(len(self.sweep.roots))), [dict(self.scope) for _ in group], {})
                     else:
@@ -288,7 +298,7 @@ class SweepText(TogetherText):
         self.runs = many and any(p.layout.terms for p in self.partials)
         loops = [self.loop(a, self.whole(a)) for a in keep]
         loops.append(f"for (int64_t k = 0; k < {self.schedule.blocks}; ++k)")
-        self._nested(loops, lambda: self._late_block(keep, outer, strip))
+        self.nested(loops, lambda: self._late_block(keep, outer, strip))
         known = {id(p.root.owner): p for p in self.partials}
         for p in self.partials:
             self._combine(p, keep)

@@ -171,6 +171,7 @@ def _assemble(
         out(f"// workspace: {total}")
     roots = [r for s in former.sweeps for r in s.roots]
     headers = ["scan"] * any(r.kind == "scan" for r in roots) + ["moments"] * any(map(gathers, roots))
+    headers += ["math", "turn"] * any("turned(" in line for line in body.lines)
     headers += ["short_rows"] * any(s.across for s in former.sweeps)
     out(*(f"#include <autokernel/{name}.h>" for name in headers or ["math"]), "", "using namespace ak;")
     out(f"constexpr int L = {schedule.lanes};  // lanes a step", "")

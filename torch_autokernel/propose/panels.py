@@ -159,4 +159,4 @@ class Before(Quiet):
             with self.out.block(f"each<L>(b * L, least({size}, (b + 1) * L), [&](int64_t j, auto m) AK_BODY", "});"):
                 self._around(inside, lambda: self.row_body(groups[0]))
 
-        self._nested([f"for (int64_t b = 0; b < cdiv({size}, L); ++b)"], panel)
+        self.nested([f"for (int64_t b = 0; b < cdiv({size}, L); ++b)"], panel)

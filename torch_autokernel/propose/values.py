@@ -54,6 +54,7 @@ class ValueText:
         self.folds = {(i.value, i.at): i for i in reach(self.tops) if i.kind == "fold"}
         self.parked: dict[int, Parked] = {}  # by value
         self.states: dict[int, str] = {}  # scan -> the name of its state in the pass at hand
+        self.tiles: dict[tuple[str, Affine], str] = {}  # what goes through squares: tensor and offset, and where it is instead
         self.blocks: dict[tuple[str, Affine], str] = {}  # short rows that are turned: tensor and offset of the first column
         self.stage = 0
         self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
@@ -255,6 +256,8 @@ class ValueText:
         text, element = affine_text(at, self._axis_names(scope, at)), f"ak::{element or ir.ELEMENT[dtype]}"
         where = tensor if text == "0" else f"{tensor} + {text}"
         step = at.coefficient(self.vector) if self.vector else 0
+        if tile := self.tiles.get((tensor, at)):
+            return f"get<{element}>({tile}, m)"
         if step == 0:
             return f"get<{element}>({where})"
         if (block := self._block(tensor, at)) and element != f"ak::{BITS}":
@@ -300,7 +303,9 @@ class ValueText:
             element = f"ak::{BITS}"
         elif dtype == "bfloat16" and fn == ir.ROUNDING[dtype]:
             element += "_held"
-        if step == 0:
+        if tile := self.tiles.get((tensor, at)):
+            self.out(f"put<{element}>({tile}, {self.spread(text, wide, ctype)}, m);")
+        elif step == 0:
             self.out(f"put<{element}>({pointer}, {text});")
         elif block := self._block(tensor, at):
             self.out(f"{block}.template put<{element}>({self.axis[self.content[0]]}, {self.spread(text, wide, ctype)}, m);")
