@@ -23,7 +23,7 @@ MOST = 8  # turned tensors
 
 
 class TurnedText(TogetherText):
-    """Prints the rows of a sweep in tiles. `tiles` are the elements in a tile's square, by tensor and offset."""
+    """Prints the rows of a sweep in tiles."""
 
     def axis_across(self, segments: Sequence[Segment]) -> str:
         """The axis of rows that lies side by side in what does not along the vector axis; empty where there is none."""
@@ -65,24 +65,26 @@ class TurnedText(TogetherText):
             self.out(f"const int64_t {u}n = least({high}, {size_text(rows.high)} - {u}s);")
             results = {r.target for r in self.sweep.roots}
             later = [self._square(*access, across, high, access[0] in results) for access in turned]
+            self.tiles = {(tensor, at): text for (tensor, _dtype, at), (text, _leaves) in zip(turned, later, strict=True)}
             with self.out.block(f"for (int64_t {u} = {u}s; {u} < {u}s + {u}n; ++{u})"):
                 self.rows_of([group], f"{v}s", f"{v}s + {v}n")
-            self.out(*filter(None, later))
+            self.out(*(leaves for _text, leaves in later if leaves))
             self.tiles = {}
 
         self.nested(loops, tile)
 
-    def _square(self, tensor: str, dtype: str, at: Affine, across: str, high: int, result: bool) -> str:
-        """Opens the square of a tensor: what is read is in it from now on, what is written leaves by the line that is given."""
+    def _square(self, tensor: str, dtype: str, at: Affine, across: str, high: int, result: bool) -> tuple[str, str]:
+        """Opens the square of a tensor: what is read is in it from now on. The elements in it, and the line by which a result
+        leaves."""
         v, u, name, element = self.axis[self.vector], self.axis[across], self.fresh("t"), ir.C_MEMORY[dtype]
         names = self.axis | {self.vector: f"{v}s", across: f"{u}s"}
         there, step = f"{tensor} + {affine_text(at, names)}", size_text(at.coefficient(self.vector))
-        self.tiles[tensor, at] = f"{name} + ({u} - {u}s) * {COLUMNS} + ({v} - {v}s)"
+        here = f"{name} + ({u} - {u}s) * {COLUMNS} + ({v} - {v}s)"
         self.out(f"alignas({LINE}) {element} {name}[{high * COLUMNS}];")
         if result:
-            return f"turned({there}, {step}, {name}, {COLUMNS}, {v}n, {u}n);"
+            return here, f"turned({there}, {step}, {name}, {COLUMNS}, {v}n, {u}n);"
         self.out(f"turned({name}, {COLUMNS}, {there}, {step}, {u}n, {v}n);")
-        return ""
+        return here, ""
 
     def nested(self, loops: list[str], body: Callable[[], None]) -> None:
         """The loops, shared out among threads, around the body."""

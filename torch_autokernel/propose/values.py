@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
@@ -39,6 +40,7 @@ class ValueText:
     """The state of printing one sweep, and its expressions. `counter` numbers values across the kernel."""
 
     steps = "each"  # the loop over steps of lanes
+    tiles: Mapping[tuple[str, Affine], str] = MappingProxyType({})  # what is in squares, and where
 
     def __init__(self, former: Former, sweep: Sweep, schedule: Schedule, out: Writer, counter: list[int]) -> None:
         self.former, self.sweep, self.schedule, self.out, self.counter = former, sweep, schedule, out, counter
@@ -54,7 +56,6 @@ class ValueText:
         self.folds = {(i.value, i.at): i for i in reach(self.tops) if i.kind == "fold"}
         self.parked: dict[int, Parked] = {}  # by value
         self.states: dict[int, str] = {}  # scan -> the name of its state in the pass at hand
-        self.tiles: dict[tuple[str, Affine], str] = {}  # what goes through squares: tensor and offset, and where it is instead
         self.blocks: dict[tuple[str, Affine], str] = {}  # short rows that are turned: tensor and offset of the first column
         self.stage = 0
         self.axis = {a: f"r{k}" for k, a in enumerate(self.rows)} | {a: f"c{k}" for k, a in enumerate(self.content)}
