@@ -117,7 +117,7 @@ def test_a_call_that_runs_as_it_is_is_found_in_c(engine: ReferenceEngine, monkey
     expected = [f(x, x) for _ in range(2)]
     monkeypatch.setattr(f, "settled", None)
     torch.testing.assert_close(f(x, x), expected[0], rtol=0, atol=0)
-    with pytest.raises(TypeError):  # what is not known looks into `settled`
+    with pytest.raises(AttributeError):  # what is not known looks into `settled`
         f(x.double(), x.double())
     assert not engine.calls
 
@@ -484,21 +484,116 @@ def test_keyword_arguments_take_their_places(engine: ReferenceEngine, as_module:
             f(x, **wrong)
 
 
+def disguised(*args: Any, **kwargs: Any) -> Any:
+    return weighted(args[0]) * kwargs.pop("factor", 1.0)
+
+
+disguised.__signature__ = inspect.signature(weighted)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "function, given, names, wanted",
     [
-        (weighted, 1, ["factor"], [("y", None), ("factor", 2.0)]),
-        (weighted, 0, ["y", "x"], [("x", None), ("y", None)]),
+        (weighted, 1, ["factor"], [("y", 0), ("factor", 1)]),
+        (weighted, 0, ["y", "x"], [("x", None), ("y", 0)]),
         (weighted, 1, ["last"], None),
         (weighted, 0, ["y"], None),
         (weighted, 2, ["y"], None),
-        (lambda *args, **kwargs: None, 1, ["y"], None),
+        (disguised, 1, ["factor"], None),
         (lambda x, /, y: None, 0, ["x", "y"], None),
+        (lambda x, /, y: None, 1, ["y"], [("y", None)]),
+        (lambda x, y=1, /, z=2: None, 1, ["z"], [("y", 0), ("z", 1)]),
         (torch.relu, 0, ["input"], None),
     ],
 )
 def test_positions(function: Any, given: int, names: list[str], wanted: Any) -> None:
-    found = positions(function, given, names)
-    assert (None if found is None else [name for name, _ in found]) == (None if wanted is None else [n for n, _ in wanted])
-    for (_, default), (_, expected) in zip(found or [], wanted or [], strict=True):
-        assert default == expected or default is inspect.Parameter.empty
+    assert positions(function, given, names) == wanted
+
+
+def test_defaults_are_those_of_the_call(engine: ReferenceEngine) -> None:
+    def plain(x: torch.Tensor, a: float = 1.0, b: float = 1.0) -> torch.Tensor:
+        return x.exp() * a + b
+
+    f, x = ak.autokernel(plain), torch.randn(4)
+    torch.testing.assert_close(f(x, b=2.0), x.exp() + 2)
+    plain.__defaults__ = (5.0, 1.0)
+    torch.testing.assert_close(f(x, b=2.0), x.exp() * 5 + 2)
+
+
+@ak.autokernel
+class Base(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x) + 1
+
+
+@ak.autokernel
+class Derived(Base):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x) * 2
+
+
+def test_a_base_class_may_be_decorated_too(engine: ReferenceEngine) -> None:
+    module, x = Derived(), torch.ones(4)
+    for n in range(1, 4):
+        assert torch.equal(module(x), torch.full((4,), 4.0)) and module.calls == n
+
+
+def test_an_instance_of_a_decorated_class_can_be_saved(engine: ReferenceEngine) -> None:
+    module, x = Derived(), torch.ones(4)
+    module(x)
+    for again in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert again.calls == 1 and torch.equal(again(x), module(x)) and again.calls == 2
+        module.calls = 1
+
+
+class Static:
+    @ak.autokernel
+    @staticmethod
+    def twice(x: torch.Tensor, factor: float = 2.0) -> torch.Tensor:
+        return x.exp() * factor
+
+    @ak.autokernel
+    @classmethod
+    def named(cls, x: torch.Tensor) -> torch.Tensor:
+        return x.exp() * len(cls.__name__)
+
+
+def test_static_and_class_methods(engine: ReferenceEngine) -> None:
+    x = torch.randn(4)
+    for owner in (Static, Static()):
+        torch.testing.assert_close(owner.twice(x, factor=3.0), x.exp() * 3)
+        torch.testing.assert_close(owner.named(x), x.exp() * 6)
+
+
+t = [1, 2]  # has the name of a method that `turned_sum` calls
+
+
+def turned_sum(x: torch.Tensor) -> torch.Tensor:
+    return x.t().exp().sum(-1)
+
+
+def test_a_global_may_have_the_name_of_a_method(engine: ReferenceEngine, caplog: pytest.LogCaptureFixture) -> None:
+    f, x = ak.autokernel(turned_sum), torch.randn(4, 5)
+    torch.testing.assert_close(f(x), turned_sum(x))
+    assert "unhashable" not in caplog.text
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_number_that_varies_is_not_searched_for_each_value(engine: ReferenceEngine, found: bool) -> None:
+    asked: list[Any] = []
+    engine.wanted = lambda region: asked.append(region) or found
+    f, x = ak.autokernel(scaled_by), torch.randn(4, 6)
+    for k in range(8):
+        torch.testing.assert_close(f(x, k / 7), scaled_by(x, k / 7))
+        torch.testing.assert_close(f(x, k / 7), scaled_by(x, k / 7))
+    direct_ones = [r for r in asked if r.phase == "direct"]
+    assert len(direct_ones) == 3 and direct_plans(f) == (3 if found else 0)
+
+
+def scaled_by(x: torch.Tensor, k: float) -> torch.Tensor:
+    return x.sigmoid() * k + x.tanh()

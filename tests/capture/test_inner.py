@@ -368,3 +368,22 @@ def test_the_call_in_which_parts_look_for_kernels_happens_once(engine: Reference
         for a, b in zip(fast.buffers(), model.buffers(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert fast.batch.num_batches_tracked == 3 and engine.calls
+
+
+class Remembering(Outer):
+    def forward(self, x: Tensor, seen: Any = None) -> Tensor:
+        if seen is not None:
+            seen.append(1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_what_is_passed_on_is_changed_once(engine: ReferenceEngine, keyword: bool) -> None:
+    """A list among the arguments is not understood: such a call is made once, whichever parts look for kernels."""
+    module, seen = ak.autokernel(Remembering(Scan()).eval()), list[int]()
+    with torch.no_grad():
+        for n in range(1, 4):
+            x = torch.randn(3, 9, 6)
+            got = module(x, seen=seen) if keyword else module(x, seen)
+            torch.testing.assert_close(got, Outer.forward(module, x))
+            assert len(seen) == n

@@ -386,3 +386,27 @@ def test_a_layers_own_constants_are_watched(engine: ReferenceEngine) -> None:
         before = dropping(x)[0]
         dropping.train()
         assert not torch.equal(dropping(x)[0], before)
+
+
+class Counting(nn.Module):
+    """Its first graph has run when torch finds that it cannot compile the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, list[int]()
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        self.calls += 1
+        y = torch.relu(x)
+        torch._dynamo.graph_break()
+        self.seen.append(self.calls)
+        return scan(lambda h, xt: ((h + xt).sort(-1).values, h * 2), h, y)
+
+
+def test_what_has_run_is_not_run_again(engine: ReferenceEngine) -> None:
+    plain = Counting()
+    module, x, h = ak.autokernel(Counting()), torch.randn(9, 3, 6), torch.randn(3, 6)
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="runs as it is"):
+        for n in range(1, 4):
+            same(module(x, h), plain(x, h))
+            assert module.calls == n and module.seen == plain.seen == list(range(1, n + 1))

@@ -325,7 +325,8 @@ def test_what_must_not_be_repeated_is_timed_in_use(
         assert torch.equal(module(x), x.relu())
     assert module.calls == len(made) == 50
     turns = 2 * (trial._NOT_COUNTED + trial._ENOUGH)
-    assert set(made[:turns:2]) == {trial.COMPILED} and set(made[1:turns:2]) == {trial.PLAIN}
+    assert made[:4] == [trial.COMPILED, trial.PLAIN, trial.PLAIN, trial.COMPILED]
+    assert sum(name == trial.PLAIN for name in made[:turns]) == turns // 2
     assert set(made[turns:]) == {faster} and not module.forward.in_use
     assert module.forward.known is not None, "what is settled is found in C"
 
@@ -348,3 +349,66 @@ def test_training_is_not_timed_in_use(refusing: ReferenceEngine) -> None:
     with torch.no_grad():
         module(x)
     assert module.forward.in_use and module.calls == 2
+
+
+def test_heavy_and_light_calls_by_turns_do_not_decide() -> None:
+    """Each way meets as many of both."""
+    clock = [0.0]
+
+    def way(factor: float) -> Callable[[float], None]:
+        def call(weight: float) -> None:
+            clock[0] += factor * weight
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+        for period in (2, 3, 4, 5):
+            contest, n = trial.InUse({"slower": way(1.3), "faster": way(1.0)}), 0
+            while contest.fastest is None:
+                contest(1e-3 if n % period else 5e-3)
+                n += 1
+            assert contest.fastest == "faster", period
+
+
+def test_random_numbers_are_drawn_in_one_way() -> None:
+    """Which numbers a program gets must not depend on a clock."""
+    contest = trial.InUse({"compiled": lambda: torch.rand(2), "plain": lambda: torch.rand(3)})
+    calls = 0
+    while contest.fastest is None:
+        contest()
+        calls += 1
+    assert contest.fastest == "compiled" and calls == 2
+
+
+def test_what_compiles_again_and_again_is_left() -> None:
+    clock = [0.0]
+
+    def compiles() -> None:
+        clock[0] += 2.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+        contest, calls = trial.InUse({"compiled": compiles, "plain": lambda: None}), 0
+        while contest.fastest is None:
+            contest()
+            calls += 1
+    assert contest.fastest == "plain" and calls <= 10
+
+
+@pytest.mark.parametrize("speed", [0.3, 1.2])
+def test_few_sizes_decide_for_those_that_are_about_as_large(
+    speed: float, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = measured(speed, monkeypatch)
+    fast = ak.autokernel(swish)
+    for n in range(8, 20):
+        x = torch.randn(4, n)
+        torch.testing.assert_close(fast(x), swish(x))
+    assert len(asked) == 4
+    calls = counted(fast, monkeypatch)
+    fast.known = None
+    fast(torch.randn(4, 19))
+    assert len(calls) == int(speed > 1)
+    fast(torch.randn(4, 1900))  # much larger: a trial of its own
+    assert len(asked) == 5

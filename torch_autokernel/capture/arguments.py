@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,15 @@ def identity(args: tuple[Any, ...]) -> Any:
     return tuple(parts)
 
 
+def without_numbers(identity: Any) -> Any:
+    """A description of `identity` with any number in the place of those that a call is given."""
+    if type(identity) is not tuple:
+        return identity
+    if len(identity) == 2 and identity[0] in (int, float):
+        return identity[:1]
+    return tuple([without_numbers(part) for part in identity])
+
+
 def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What plans are looked up by. Sizes must be equal: the Python that was traced may have branched on them."""
     return tuple([
@@ -46,18 +55,21 @@ def shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
     ])
 
 
-def positions(function: Callable[..., Any], given: int, names: Sequence[str]) -> list[tuple[str, Any]] | None:
-    """The parameters that follow the first `given` ones up to the last of `names`, with their defaults: what a call with these
-    keywords passes, in order. None where the function takes one of them by keyword alone, or not at all."""
-    try:
-        parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
-    except (TypeError, ValueError):
+def positions(function: Any, given: int, names: Sequence[str]) -> list[tuple[str, int | None]] | None:
+    """The parameters that follow the first `given` ones up to the last of `names`, and of those with a default its number: what
+    a call with these keywords passes, in order. None where the function takes one of them by keyword alone, or not at all, or
+    where what it takes is not known."""
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
         return None
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    following = [p.name for p in places[given:]]
-    if not set(names) <= set(following):
+    code, defaults = function.__code__, function.__defaults__ or ()
+    taken = code.co_varnames[: code.co_argcount]  # what a signature says need not be so
+    following = taken[given:]
+    if not set(names) <= set(following[max(0, code.co_posonlyargcount - given) :]):
         return None
-    found = places[given : given + 1 + max(map(following.index, names))]
-    if any(p.kind is p.POSITIONAL_ONLY or (p.default is p.empty and p.name not in names) for p in found):
+    found = following[: 1 + max(map(following.index, names))]
+    first = len(taken) - len(defaults)
+    numbers = [None if (at := taken.index(n) - first) < 0 else at for n in found]
+    if any(n not in names and number is None for n, number in zip(found, numbers, strict=True)):
         return None
-    return [(p.name, p.default) for p in found]
+    return list(zip(found, numbers, strict=True))

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -264,6 +265,8 @@ def phase_of(graph: fx.Graph) -> str:
 
 
 _WARNED: set[str] = set()
+# Why graphs of a decorated call run as they are. The call may not be repeated then: what stands before a graph has run.
+UNCOMPILED: ContextVar[list[str] | None] = ContextVar("uncompiled", default=None)
 
 
 def warn_once(error: BaseException) -> None:
@@ -387,14 +390,17 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
         graph_module.recompile()
         session.replace_scans(graph_module)
         session.prepare_safely(graph_module.graph, compiled_now, inputs)
-        as_it_is = copy.deepcopy(graph_module) if kwargs.get("is_backward") else None
+        backward, uncompiled = kwargs.get("is_backward"), UNCOMPILED.get()
+        as_it_is = copy.deepcopy(graph_module) if backward or uncompiled is not None else None
         try:
             compiled = compile_fx_inner(graph_module, inputs, **kwargs)
         except InductorError as error:
-            if as_it_is is None or session.config.strict or _lacks_compiler(error):
+            if as_it_is is None or session.config.strict or (uncompiled is None and _lacks_compiler(error)):
                 raise
-            # the forward has run: nobody could catch this between the user's backward() and here
-            warn_once(CaptureError(f"a gradient runs as it is, for Inductor cannot compile it: {_first_line(error)}"))
+            if backward:  # the forward has run: nobody could catch this between the user's backward() and here
+                warn_once(CaptureError(f"a gradient runs as it is, for Inductor cannot compile it: {_first_line(error)}"))
+            elif uncompiled is not None:
+                uncompiled.append(_first_line(error))
             return make_boxed_func(as_it_is.forward)
         if session.fresh and getattr(compiled, "_fx_graph_cache_key", None):
             compiled._fx_graph_cache_key = None

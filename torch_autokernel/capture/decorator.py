@@ -20,10 +20,10 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import load_compiler, traces_here
-from torch_autokernel.capture.arguments import identity, positions, records, shapes
+from torch_autokernel.capture.arguments import identity, positions, records, shapes, without_numbers
 from torch_autokernel.capture.around import plan_around
+from torch_autokernel.capture.backend import UNCOMPILED, warn_once
 from torch_autokernel.capture.backend import autokernel as backend
-from torch_autokernel.capture.backend import warn_once
 from torch_autokernel.capture.direct_training import TrainingPlan, make_training_plan
 from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
@@ -42,6 +42,9 @@ _MAX_TRIALS = 4
 _MAX_TRAINED = 16
 _MOST_WATCHED = 16
 _BEING_MADE = "it is being looked at"
+_NOWHERE = object()
+_MOST_VALUES = 3  # of numbers that calls are given, otherwise alike, for which plans are looked for
+_ALIKE = 4  # factor of elements up to which what is faster for one call is so for another
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
 
@@ -57,6 +60,7 @@ class Accelerated:
         self.settled: dict[Any, bool] = {}  # kinds of calls that no plan takes: whether the plain call is the faster one
         self.in_use: dict[Any, InUse] = {}  # kinds of calls that are being timed as the user makes them
         self.failed: set[Any] = set()
+        self.values: dict[Any, int] = {}  # for how many numbers a plan was looked for, by what else decides
         self.patience = 0
         self.reason = ""
         self.cuts = goes_over_time(function, module)  # a graph around it
@@ -64,7 +68,7 @@ class Accelerated:
         self.tries = False  # whether a call without a kernel is to run as it is, while parts look for kernels
         self.known: CallCache | None = None  # the plans, and calls for which there is none, asked before anything else
         self._compiled: Callable[..., Any] | None = None
-        self._places: dict[Any, list[tuple[str, Any]] | None] = {}  # of keyword arguments among the others
+        self._places: dict[Any, Any] = {}  # of keyword arguments among the others
         self._settled_routes: list[Route] = []
         self._training: list[TrainingPlan] = []
         self.tried = 0  # how often a plan for training was looked for
@@ -117,11 +121,14 @@ class Accelerated:
                 result = self.parts.settling(kind, lambda: self._plain(*args, **kwargs))
                 if kwargs or not undo():
                     return result
-        if len(self.settled) == _MAX_TRIALS and not self.in_use and not any(self.settled.values()):
-            return self._otherwise(*args, **kwargs)
         kind = _kind(args, kwargs)
         plain = self.settled.get(kind)
-        if plain is None and len(self.settled) < _MAX_TRIALS and direct.plain_world():
+        if plain is None and (like := self._like(kind)) is not None:
+            call = self._plain if like else self._otherwise
+            if not kwargs and direct.plain_world():
+                self._know_settled(args, call)
+            return call(*args, **kwargs)
+        if plain is None and direct.plain_world():
             plain = self.settled[kind] = self._plain_is_faster(kind, args, kwargs)
         contest = self.in_use.get(kind)
         if contest is not None and direct.plain_world():
@@ -130,6 +137,17 @@ class Accelerated:
         if plain is not None and not kwargs and contest is None:
             self._know_settled(args, call)
         return call(*args, **kwargs)
+
+    def _like(self, kind: Any) -> bool | None:
+        """What was found of the call that is most like one of this kind; None where there are few trials yet, or none of a call
+        about as large."""
+        if len(self.settled) < _MAX_TRIALS:
+            return None
+        alike = [k for k in self.settled if k[:2] == kind[:2]]
+        size = _elements(kind)
+        ratios = {k: max(size, n) / max(1, min(size, n)) for k in alike for n in (_elements(k),)}
+        nearest = min(alike, key=lambda k: ratios[k], default=None)
+        return None if nearest is None or ratios[nearest] > _ALIKE or nearest in self.in_use else self.settled[nearest]
 
     def _in_turns(self, contest: InUse, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of a kind that is timed in use; where enough was seen, what is faster is settled."""
@@ -141,13 +159,14 @@ class Accelerated:
 
     def _in_place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call with its keyword arguments in their places among the others, where each has one."""
-        how = len(args), *kwargs
-        if how not in self._places:
-            self._places[how] = positions(self.original, len(args) + (self.module is not None), list(kwargs))
-        places = self._places[how]
+        defaults = getattr(self.original, "__defaults__", None) or ()
+        how = len(args), *kwargs, len(defaults)
+        places = self._places.get(how, _NOWHERE)
+        if places is _NOWHERE:
+            places = self._places[how] = positions(self.original, len(args) + (self.module is not None), list(kwargs))
         if places is None:
             return args, kwargs
-        return (*args, *[kwargs[name] if name in kwargs else default for name, default in places]), {}
+        return (*args, *[kwargs[name] if name in kwargs else defaults[number] for name, number in places]), {}
 
     def _trained(self, args: tuple[Any, ...]) -> Any:
         """The recorded result of a call that gets two kernels, forward and backward, or MISS. Tried once for each kind of call;
@@ -292,6 +311,12 @@ class Accelerated:
             self.reason = "several parts loop over time, and each is taken alone"
             return None
         resolved = config.resolve(self.options)
+        alike = without_numbers(ident)
+        if self.values.setdefault(alike, 0) >= _MOST_VALUES:  # a number that varies: torch.compile takes it as an argument
+            self.patience = _PATIENCE
+            return None
+        if alike != ident:
+            self.values[alike] += 1
 
         before = self.plans.get(key)
 
@@ -343,15 +368,24 @@ class Accelerated:
             return self._plain(*args, **kwargs)
         if direct.goes_through_nothing_compiled():
             return self._plain(*args, **kwargs)
+        token = UNCOMPILED.set([])
         try:
-            return self.compiled(*args, **kwargs)
+            result = self.compiled(*args, **kwargs)
+            if reasons := UNCOMPILED.get():
+                self._runs_as_it_is(reasons[0])
+            return result
         except torch._dynamo.exc.BackendCompilerFailed as error:
             if config.resolve(self.options).strict:
                 raise
-            name, reason = getattr(self.original, "__qualname__", self.original), str(error).partition("\n")[0]
-            warn_once(CaptureError(f"{name} runs as it is, for torch cannot compile it: {reason}"))
-            self._compiled = self._plain
+            self._runs_as_it_is(str(error).partition("\n")[0])
             return self._plain(*args, **kwargs)
+        finally:
+            UNCOMPILED.reset(token)
+
+    def _runs_as_it_is(self, reason: str) -> None:
+        name = getattr(self.original, "__qualname__", self.original)
+        warn_once(CaptureError(f"{name} runs as it is, for torch cannot compile it: {reason}"))
+        self._compiled = self._plain
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
@@ -380,15 +414,31 @@ def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any] = types.MappingProxyT
     return torch.is_grad_enabled(), records(args), shapes(args)
 
 
+def _elements(kind: Any) -> int:
+    """Of the tensors of calls of this kind."""
+    sizes = [part.numel() for part in kind if isinstance(part, torch.Size)]
+    return sum(sizes) + sum(_elements(part) for part in kind if type(part) is tuple)
+
+
 def _bound(method: Accelerated, instance: Any) -> Callable[..., Any]:
     """The method on one instance, with state of its own kept on the instance."""
     if not isinstance(instance, torch.nn.Module):
         return types.MethodType(_Method(method), instance)
-    key = f"_autokernel_{method.__name__}"  # type: ignore[attr-defined]
+    key = f"_autokernel_{method.__name__}_{id(method)}"  # type: ignore[attr-defined]  # a base class may have one of that name
     found = instance.__dict__.get(key)
-    if found is None or found.module is not instance:
-        found = instance.__dict__[key] = Accelerated(method.original, instance, method.options)
+    if found is None or found.module is not instance or found.original is not method.original:
+        found = instance.__dict__[key] = _OfAnInstance(method.original, instance, method.options)
     return found
+
+
+class _OfAnInstance(Accelerated):
+    """What stands on an instance for a decorated method of its class: made anew where it is missing, so it is not saved."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return None
 
 
 class _Method:
@@ -412,6 +462,8 @@ def autokernel(target: Any = None, /, **options: Any) -> Any:
     config.resolve(options)
     if target is None:
         return functools.partial(autokernel, **options)
+    if isinstance(target, (staticmethod, classmethod)):
+        return type(target)(autokernel(target.__func__, **options))
     if isinstance(target, type) and issubclass(target, torch.nn.Module):
         target.forward = Accelerated(target.forward, None, options)
         return target

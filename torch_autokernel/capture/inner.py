@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
+from torch_autokernel.capture.arguments import identity
+from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.purity import of_torch, reached, watch
 
 _MOST_KINDS = 8  # of calls in which parts look for kernels: each is a call as it is
@@ -66,7 +68,8 @@ class Undo:
     def __init__(self, function: Callable[..., Any], module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         given = [a for a in args if isinstance(a, torch.Tensor)]
         tensors = [*given, *module.parameters(), *module.buffers()]
-        self.possible = not any(t.is_inference() for t in tensors) and watch(function, module).reason is None
+        understood = identity(args) is not None and not nested(args)
+        self.possible = understood and not any(t.is_inference() for t in tensors) and watch(function, module).reason is None
         if self.possible:
             self.random = torch.get_rng_state()
             # values, for batch norm changes its statistics without a word

@@ -69,7 +69,7 @@ def concerns(function: Callable[..., Any], module: torch.nn.Module | None) -> bo
     while todo:
         f = todo.pop()
         f = getattr(f, "__func__", f)
-        if f in seen or not isinstance(f, types.FunctionType) or _torchs(f):
+        if not isinstance(f, types.FunctionType) or f in seen or _torchs(f):
             continue
         seen.add(f)
         names = [n for code in codes(f.__code__) for n in code.co_names + code.co_freevars]

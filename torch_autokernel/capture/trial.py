@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 ROUNDS = 60
 SECONDS = 3.0
 _NOT_COUNTED = 2  # the first compiles, the second may do so for sizes that turn out to vary
-_FEWEST, _ENOUGH = 5, 15
+_FEWEST, _ENOUGH = 5, 16  # calls by each way
+_OUTLIER = 10  # times the median
+_STALL = 0.2  # seconds of a call that compiles
 PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
 Calls = Mapping[str, Callable[[], Any]]
 
@@ -137,7 +139,7 @@ def compiling_pays(
 
 class InUse:
     """Two ways to make a call of one kind, timed on the calls that the user makes: each call is made once, by one way or the
-    other in turns. So calls can be compared that must not be repeated: a module that keeps what it saw, say. Only for calls
+    other. So calls can be compared that must not be repeated: a module that keeps what it saw, say. Only for calls
     without a backward pass, of which nothing could be timed here."""
 
     def __init__(self, ways: Mapping[str, Callable[..., Any]]) -> None:
@@ -145,27 +147,44 @@ class InUse:
         self.seconds: dict[str, list[float]] = {name: [] for name in ways}
         self.turns = 0
         self.spent = 0.0
+        self.draws = False  # random numbers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = list(self.ways)[self.turns % len(self.ways)]
+        # the parity of a number's bits: calls that differ in a regular way, heavy and light by turns, meet both ways alike
+        name = list(self.ways)[self.turns.bit_count() % 2]
         self.turns += 1
+        drawn = torch.get_rng_state() if self.turns == 2 else None  # by the second way: the first one has compiled before
         begun = time.perf_counter()
         result = self.ways[name](*args, **kwargs)
         took = time.perf_counter() - begun
-        if self.turns > _NOT_COUNTED * len(self.ways):
+        self.draws = self.draws or drawn is not None and not torch.equal(drawn, torch.get_rng_state())
+        if self.turns > 2 * _NOT_COUNTED:
             self.seconds[name].append(took)
             self.spent += took
         return result
 
     @property
     def fastest(self) -> str | None:
-        """The way with the smallest median; None while too little was seen."""
+        """The way that is faster on average, outliers aside; None while too little was seen. Where random numbers are drawn it
+        is the first way at once, for both draw others; where that is compiled anew time and again it is the second."""
+        first, second = self.ways
+        if self.draws:
+            return first
+        stalls = [s for s in self.seconds[first] if s > _STALL]
+        if len(stalls) > 1 and max(self.seconds[second], default=0.0) < _STALL:
+            return second
         seen = min(map(len, self.seconds.values()))
         if seen < _FEWEST or (seen < _ENOUGH and self.spent < SECONDS):
             return None
-        medians = {name: statistics.median(seconds) for name, seconds in self.seconds.items()}
-        log.info("trial: in use, %s", ", ".join(f"{name} takes {1e6 * s:.0f} us" for name, s in medians.items()))
-        return min(medians, key=lambda name: medians[name])
+        means = {name: _usual(times) for name, times in self.seconds.items()}
+        log.info("trial: in use, %s", ", ".join(f"{name} takes {1e6 * s:.0f} us" for name, s in means.items()))
+        return min(means, key=lambda name: means[name])
+
+
+def _usual(times: Sequence[float]) -> float:
+    """The mean of all but outliers. Not the median: calls may be heavy and light."""
+    most = _OUTLIER * statistics.median(times)
+    return statistics.fmean([t for t in times if t <= most] or times)
 
 
 def repeatable(
