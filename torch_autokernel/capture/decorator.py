@@ -203,8 +203,10 @@ class Accelerated:
 
     def _know_settled(self, args: tuple[Any, ...], call: Callable[..., Any]) -> None:
         """Calls like this one, for which there is no plan, are made by `call`."""
+        if len(args) > MOST_ARGUMENTS or nested(args):
+            return
         kind, tensors = identity(args), [a for a in args if isinstance(a, torch.Tensor)]
-        if kind is None or len(args) > MOST_ARGUMENTS or nested(args) or any(t.dtype not in DTYPES for t in tensors):
+        if kind is None or any(t.dtype not in DTYPES for t in tensors):
             return
         exact, recording = form(args, exact=True), torch.is_grad_enabled()
         others = [r for r in self._settled_routes if (r.args, r.gradients) != (exact, recording)]
