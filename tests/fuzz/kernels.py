@@ -116,6 +116,7 @@ def main(first: int, last: int) -> int:
             ran += len(waiting)
             failed += _run_batch(waiting)
             waiting = []
+            print(f"{ran} kernels up to seed {seed}, {failed} failed, {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{ran} kernels, {failed} failed, {time.perf_counter() - start:.0f} s; refused:")
     for why, count in refused.most_common():
         print(f"{count:5} {why}")

@@ -1,8 +1,8 @@
 """Rows in tiles, where some tensors lie with another axis side by side than the one along which vectors run.
 
-A transposed operand read element by element costs a cache line for each. Here the rows of a tile are as many as share a line,
-and what lies turned goes through a small square of its own: turned in registers before the tile's rows are computed, or behind
-them where it is a result.
+A transposed operand read element by element costs a cache line for each. Here the rows of a tile are as many as share a few
+lines, and what lies turned goes through a small square of its own: turned in registers before the tile's rows are computed, or
+behind them where it is a result.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch_autokernel.propose.sweeps import Segment, reach
 from torch_autokernel.propose.text import affine_text, size_text
 
 LINE = 64  # bytes
+RUN = 4 * LINE  # bytes of a column: one line alone is slow where columns lie pages apart
 COLUMNS = 64  # of a tile, along the vector axis
 LEAST = 8  # elements along either axis
 MOST = 8  # turned tensors
@@ -54,7 +55,7 @@ class TurnedText(TogetherText):
         turned = [access for access in self._turned(group) if access[2].coefficient(across) == 1]
         v, u = self.axis[self.vector], self.axis[across]
         rows, columns = self.range(across, group[0].ranges), self.range(self.vector, group[0].ranges)
-        high = LINE // min(DTYPE_BYTES[dtype] for _tensor, dtype, _at in turned)
+        high = RUN // max(DTYPE_BYTES[dtype] for _tensor, dtype, _at in turned)
         loops = [self.loop(a, self.range(a, group[0].ranges)) for a in outer if a != across]
         for name, r, step in ((v, columns, COLUMNS), (u, rows, high)):
             low, end = size_text(r.low), size_text(r.high)
