@@ -54,6 +54,12 @@ def normed(x: Tensor, y: Tensor, w: Tensor) -> Any:
     return h.contiguous(), F.silu(F.group_norm(h, 2, w))
 
 
+def grouped(x: Tensor, y: Tensor, w: Tensor) -> Any:
+    """Groups of channels, of which each comes from one operand: cut, then split."""
+    h = torch.cat([x, y], 1)
+    return h.contiguous(), last(F.silu(F.group_norm(h, 4, w)))
+
+
 def masked(x: Tensor, keep: Tensor, n: Tensor) -> Any:
     return torch.where(keep.t(), x, 0.0), (n.t() * 3).contiguous(), ~keep.t()
 
@@ -71,6 +77,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[Tensor], bool]] = {  # function,
     "cut": (cut_rows, [R(2, 30, 20), R(3, 30, 20)], True),
     "gathered": (gathered, [R(50, 33), torch.randint(0, 50, (20,)), R(33, 20)], True),
     "normed": (normed, [last(R(2, 16, 6, 7)), last(R(2, 16, 6, 7)), R(32)], True),
+    "grouped": (grouped, [last(R(2, 16, 6, 7)), last(R(2, 16, 6, 7)), R(32)], True),
     "masked": (masked, [R(33, 47), R(47, 33) > 0, torch.randint(-100, 100, (47, 33), dtype=torch.int8)], True),
     "wide": (wide, [R(30, 21).double(), torch.randint(-100, 100, (21, 21))], True),
     "half": (lambda x, y: (x * y.t()).exp(), [R(70, 50).bfloat16(), R(50, 70).bfloat16()], True),

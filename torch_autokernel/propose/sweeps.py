@@ -120,14 +120,17 @@ class Sweep:
 
     def split(self, axis: str, inner: Dim) -> tuple[str, str]:
         outer = divide(self.sizes[axis], inner)
+        points = [divide(point, inner) for point in self.cuts.get(axis, [])]
         if axis in self.running and self.cuts:
             raise Refused("a scan's loop would be split and cut")
-        if outer is None or axis in self.cuts:
+        if outer is None or None in points:
             raise Refused(f"a loop of {self.sizes[axis]} cannot be split by {inner}")
         self.fresh += 1
         a, b = f"{axis}{'abcdefgh'[self.fresh % 8]}", f"{axis}{'stuvwxyz'[self.fresh % 8]}"
         self.sizes[a], self.sizes[b] = outer, inner
         del self.sizes[axis]
+        if self.cuts.pop(axis, None):
+            self.cuts[a] = [point for point in points if point is not None]
         by = Affine.of({a: inner, b: 1})
         if axis == self.across:
             self.across = b
