@@ -597,3 +597,38 @@ def test_a_number_that_varies_is_not_searched_for_each_value(engine: ReferenceEn
 
 def scaled_by(x: torch.Tensor, k: float) -> torch.Tensor:
     return x.sigmoid() * k + x.tanh()
+
+
+class Ordinary:
+    def shifted(self, x: torch.Tensor | None = None, y: float = 1.0, z: float = 0.0) -> torch.Tensor:
+        return torch.ones(3) * 100 if x is None else x.exp() * y + z
+
+    @classmethod
+    def named(cls, x: torch.Tensor | None = None, y: float = 1.0) -> torch.Tensor:
+        return torch.ones(3) if x is None else x.exp() * y
+
+
+def test_keywords_of_bound_methods(engine: ReferenceEngine) -> None:
+    x = torch.randn(3)
+    torch.testing.assert_close(ak.autokernel(Ordinary().shifted)(x, z=2.0), x.exp() + 2)
+    torch.testing.assert_close(ak.autokernel(Ordinary().shifted)(x=x, y=2.0), x.exp() * 2)
+    torch.testing.assert_close(ak.autokernel(Ordinary.named)(x, y=2.0), x.exp() * 2)
+
+
+def test_what_is_decorated_within_has_an_allowance_of_its_own(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    resolve = ReferenceEngine.resolve
+
+    def searching(self: Any, regions: Any, options: Any) -> Any:
+        with deadline.from_purse(options.max_seconds) as seconds:
+            given.append(seconds)
+            time.sleep(0.05)
+            return resolve(self, regions, options)
+
+    monkeypatch.setattr(ReferenceEngine, "resolve", searching)
+    inner = ak.autokernel(max_seconds=5.0)(swiglu)
+    with deadline.one_purse():
+        with deadline.from_purse(5.0):
+            time.sleep(0.05)
+        inner(torch.randn(3, 4), torch.randn(3, 4))
+    assert given[0] == 5.0

@@ -412,3 +412,29 @@ def test_few_sizes_decide_for_those_that_are_about_as_large(
     assert len(calls) == int(speed > 1)
     fast(torch.randn(4, 1900))  # much larger: a trial of its own
     assert len(asked) == 5
+
+
+def test_numbers_that_vary_are_one_kind_in_use(refusing: ReferenceEngine) -> None:
+    """Or each would have a contest of its own, which ends never."""
+    module, x = ak.autokernel(Counter()), torch.randn(4, 8)
+    for n in range(80):
+        module(x, n / 7)
+    assert module.calls == 80 and len(module.forward.settled) == 1 and not module.forward.in_use
+
+
+def test_only_sizes_decide_for_others(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a flag chooses may be another computation."""
+
+    def either(x: torch.Tensor, how: str) -> torch.Tensor:
+        return x * torch.sigmoid(x) if how == "a" else x.sort(-1).values
+
+    asked = measured(0.3, monkeypatch)
+    fast = ak.autokernel(either)
+    for n in range(8, 12):
+        fast(torch.randn(4, n), "a")
+    assert len(asked) == 4
+    fast(torch.randn(4, 12), "b")
+    assert len(asked) == 5
+    for n in range(100):  # not without end
+        fast(torch.randn(4, 12), f"c{n}")
+    assert len(asked) <= 40

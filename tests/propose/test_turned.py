@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from tests.propose.running import AVX2, check_at, check_guarded, compile_all
 from tests.propose.tracing import trace
 from torch_autokernel.core.types import Region
-from torch_autokernel.propose.choices import Schedule, schedules
+from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.kernel import Kernel, generate
+from torch_autokernel.propose.schedule import ScheduleProposer
 
 Tensor = torch.Tensor
 SEED = 20261130
@@ -84,6 +85,9 @@ CASES: dict[str, tuple[Callable[..., Any], list[Tensor], bool]] = {  # function,
     "moved": (lambda x: x.t().clone(memory_format=torch.contiguous_format), [R(70, 50).half()], True),
     "mixed": (lambda x, y: x + y.t(), [R(70, 50), R(50, 70).bfloat16()], True),
     "integers": (lambda x, y: x - y.t(), [torch.randint(-9, 9, (40, 41), dtype=torch.int32), torch.randint(-9, 9, (41, 40), dtype=torch.int32)], True),
+    "broadcast": (lambda x, w: x.exp() * w.t(), [R(3, 20, 30), R(30, 20)], True),
+    "half_cut": (lambda x, y: torch.cat([x.t().sin(), y * 2], 1).contiguous(), [R(50, 40), R(40, 35)], True),
+    "cut_late": (lambda x, y: torch.cat([y, x.t()], 0).t().contiguous(), [R(50, 40), R(35, 50)], True),
     "narrow": (lambda x: (x * 2).permute(0, 2, 3, 1).contiguous(), [R(2, 3, 16, 16)], False),
     "straight": (lambda x, y: x + y, [last(R(2, 24, 9, 11)), last(R(2, 24, 9, 11))], False),
 }  # fmt: skip
@@ -124,9 +128,10 @@ def test_nothing_beyond_the_buffers(regions: dict[str, Region], tmp_path: Path) 
 
 def test_element_by_element_is_tried_too(regions: dict[str, Region]) -> None:
     def tried(name: str) -> list[tuple[int, int]]:
-        return [(s.apart, s.tile) for s in schedules(regions[name], AVX2) if isinstance(s, Schedule)]
+        made = ScheduleProposer().propose(regions[name], AVX2, (), 10)
+        return [(c.source.schedule.get("apart", 0), c.source.schedule.get("tile", 1)) for c in made]
 
-    assert (0, 0) in tried("added") and (1, 1) in tried("normed") and (1, 1) not in tried("added")
-    assert set(tried("straight")) == {(0, 1)}
+    assert tried("added")[:2] == tried("broadcast")[:2] == [(0, 1), (0, 0)] and (1, 1) not in tried("added")
+    assert (1, 1) in tried("grouped") and set(tried("straight")) == {(0, 1)}
     texts = [generate(regions["added"].signature, Schedule(tile=n), regions["added"].sizes, 2).text for n in (0, 1)]
     assert ["turned(" in t for t in texts] == [False, True] and "get_strided" in texts[0] and "get_strided" not in texts[1]

@@ -43,6 +43,8 @@ _MAX_TRAINED = 16
 _MOST_WATCHED = 16
 _BEING_MADE = "it is being looked at"
 _NOWHERE = object()
+_MOST_KINDS = 32  # of calls for which it is found out what is faster
+_MOST_FAILED = 128
 _MOST_VALUES = 3  # of numbers that calls are given, otherwise alike, for which plans are looked for
 _ALIKE = 4  # factor of elements up to which what is faster for one call is so for another
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
@@ -86,7 +88,7 @@ class Accelerated:
         if self.patience and not self.plans and not (self.trainer.loops and (self.cuts or self.trainer.plans)):
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
-        with deadline.one_purse():  # what a plan's search takes is not left for the graph's
+        with deadline.one_purse(fresh=True):  # what a plan's search takes is not left for the graph's
             return self._looked_for(args, kwargs)
 
     def _looked_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -128,7 +130,7 @@ class Accelerated:
             if not kwargs and direct.plain_world():
                 self._know_settled(args, call)
             return call(*args, **kwargs)
-        if plain is None and direct.plain_world():
+        if plain is None and len(self.settled) < _MOST_KINDS and direct.plain_world():
             plain = self.settled[kind] = self._plain_is_faster(kind, args, kwargs)
         contest = self.in_use.get(kind)
         if contest is not None and direct.plain_world():
@@ -143,11 +145,12 @@ class Accelerated:
         about as large."""
         if len(self.settled) < _MAX_TRIALS:
             return None
-        alike = [k for k in self.settled if k[:2] == kind[:2]]
+        form = _form(kind)
+        alike = [k for k in self.settled if k not in self.in_use and _form(k) == form]
         size = _elements(kind)
         ratios = {k: max(size, n) / max(1, min(size, n)) for k in alike for n in (_elements(k),)}
         nearest = min(alike, key=lambda k: ratios[k], default=None)
-        return None if nearest is None or ratios[nearest] > _ALIKE or nearest in self.in_use else self.settled[nearest]
+        return None if nearest is None or ratios[nearest] > _ALIKE else self.settled[nearest]
 
     def _in_turns(self, contest: InUse, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of a kind that is timed in use; where enough was seen, what is faster is settled."""
@@ -163,7 +166,8 @@ class Accelerated:
         how = len(args), *kwargs, len(defaults)
         places = self._places.get(how, _NOWHERE)
         if places is _NOWHERE:
-            places = self._places[how] = positions(self.original, len(args) + (self.module is not None), list(kwargs))
+            bound = self.module is not None or isinstance(self.original, types.MethodType)  # to something
+            places = self._places[how] = positions(self.original, len(args) + bound, list(kwargs))
         if places is None:
             return args, kwargs
         return (*args, *[kwargs[name] if name in kwargs else defaults[number] for name, number in places]), {}
@@ -316,6 +320,8 @@ class Accelerated:
         alike = without_numbers(ident)
         if self.values.setdefault(alike, 0) >= _MOST_VALUES:  # a number that varies: torch.compile takes it as an argument
             self.patience = _PATIENCE
+            if len(self.failed) < _MOST_FAILED:
+                self.failed.add(ident)
             return None
         if alike != ident:
             self.values[alike] += 1
@@ -410,10 +416,19 @@ class Accelerated:
 
 
 def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
-    """What decides whether torch.compile pays."""
+    """What decides whether torch.compile pays: of numbers only that there are some."""
     if kwargs:
         args = (*args, tuple(kwargs), tuple(kwargs.values()))
-    return torch.is_grad_enabled(), records(args), shapes(args)
+    return torch.is_grad_enabled(), records(args), tuple([_number(part) for part in shapes(args)])
+
+
+def _number(part: Any) -> Any:
+    return type(part) if type(part) in (int, float) else part
+
+
+def _form(kind: Any) -> Any:
+    """The kind with ranks in the place of sizes."""
+    return tuple([len(part) if isinstance(part, torch.Size) else _form(part) if type(part) is tuple else part for part in kind])
 
 
 def _elements(kind: Any) -> int:

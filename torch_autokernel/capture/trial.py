@@ -148,6 +148,7 @@ class InUse:
         self.turns = 0
         self.spent = 0.0
         self.draws = False  # random numbers
+        self.stalls = 0  # of the first way
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # the parity of a number's bits: calls that differ in a regular way, heavy and light by turns, meet both ways alike
@@ -158,6 +159,7 @@ class InUse:
         result = self.ways[name](*args, **kwargs)
         took = time.perf_counter() - begun
         self.draws = self.draws or drawn is not None and not torch.equal(drawn, torch.get_rng_state())
+        self.stalls += took > _STALL and name == next(iter(self.ways))
         if self.turns > 2 * _NOT_COUNTED:
             self.seconds[name].append(took)
             self.spent += took
@@ -170,8 +172,7 @@ class InUse:
         first, second = self.ways
         if self.draws:
             return first
-        stalls = [s for s in self.seconds[first] if s > _STALL]
-        if len(stalls) > 1 and max(self.seconds[second], default=0.0) < _STALL:
+        if self.stalls > 2 and max(self.seconds[second], default=0.0) < _STALL:
             return second
         seen = min(map(len, self.seconds.values()))
         if seen < _FEWEST or (seen < _ENOUGH and self.spent < SECONDS):

@@ -42,9 +42,10 @@ def check() -> None:
 
 
 @contextmanager
-def one_purse() -> Iterator[None]:
-    """Searches inside have one allowance together, and share that of the purse around this one, where there is one."""
-    token = _SPENT.set([0.0] if _SPENT.get() is None else _SPENT.get())
+def one_purse(fresh: bool = False) -> Iterator[None]:
+    """Searches inside have one allowance of seconds together; unless it is `fresh` they share that of the purse around this
+    one, where there is one."""
+    token = _SPENT.set([0.0] if fresh or _SPENT.get() is None else _SPENT.get())
     try:
         yield
     finally:

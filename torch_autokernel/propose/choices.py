@@ -99,8 +99,7 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         yield dataclasses.replace(first, apart=1, strip=l2 // 8)
     if large and _reduces(region) and any(TOGETHER <= _row_bytes(region, s) <= l2 // 8 for s in region.signature.output_specs):
         yield dataclasses.replace(first, together=4)
-    turned = _lies_both_ways(region)
-    if turned and _reduces(region):  # results in tiles, behind the reductions
+    if _lies_both_ways(region) and _reduces(region):  # results in tiles, behind the reductions
         yield dataclasses.replace(first, apart=1)
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
@@ -108,8 +107,6 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         yield dataclasses.replace(first, gathers=1)
     if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
         yield dataclasses.replace(first, short=1)
-    if turned:
-        yield dataclasses.replace(first, tile=0)
     if large:
         yield dataclasses.replace(first, park=0)
     yield dataclasses.replace(first, columns=1)

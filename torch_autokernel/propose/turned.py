@@ -51,11 +51,12 @@ class TurnedText(TogetherText):
         return at.coefficient(self.vector) not in (0, 1) and not any(a[0] == "@" for a in at.axes)
 
     def write_tiles(self, group: list[Segment], across: str, outer: Sequence[str]) -> None:
-        """The segment's rows in tiles: rows along `across`, columns along the vector axis."""
+        """The segment's rows in tiles: rows along `across`, columns along the vector axis. A segment in which nothing lies
+        turned (where others are cut off) is printed so too."""
         turned = [access for access in self._turned(group) if access[2].coefficient(across) == 1]
         v, u = self.axis[self.vector], self.axis[across]
         rows, columns = self.range(across, group[0].ranges), self.range(self.vector, group[0].ranges)
-        high = RUN // max(DTYPE_BYTES[dtype] for _tensor, dtype, _at in turned)
+        high = RUN // max((DTYPE_BYTES[dtype] for _tensor, dtype, _at in turned), default=4)
         loops = [self.loop(a, self.range(a, group[0].ranges)) for a in outer if a != across]
         for name, r, step in ((v, columns, COLUMNS), (u, rows, high)):
             low, end = size_text(r.low), size_text(r.high)

@@ -54,6 +54,7 @@ CANDIDATES = 10  # proposed at a time
 CLOSE = 0.9  # upper end of the interval from which another round may pay
 JUDGED = 3  # candidates of one round that are judged fully, fastest first, until one is accepted
 SCREEN_SECONDS = 1.5
+START_SECONDS = 15.0  # of processes and baselines for a second timing
 UNDECIDED = 1.3  # an interval around 1 whose ends differ by this factor decides nothing
 RANGE = 4  # a kernel is chosen for sizes up to this factor below and above those it was timed at
 
@@ -117,7 +118,7 @@ class Searcher:
             with deadline.within(ledger.left()):
                 reason = self._refusal(region)
             if reason:
-                final = deadline.ENDED not in reason
+                final = deadline.ENDED not in reason and not isinstance(reason, _Mistake)
                 yield self._result(Hunt(region, ledger.share(1), self._folder, reasons=[reason], final=final))
             else:
                 hunts.append(region)
@@ -135,9 +136,10 @@ class Searcher:
         if reason := gates.refusal(region, self.arch):
             return reason
         refusals = {p.name: _refused_by(p, region, self.arch) for p in self._proposers}
-        if all(refusals.values()):
-            return "; ".join(f"{name}: {reason}" for name, reason in refusals.items()) or "no proposer is configured"
-        return None
+        if not all(refusals.values()):
+            return None
+        text = "; ".join(f"{name}: {reason}" for name, reason in refusals.items()) or "no proposer is configured"
+        return _Mistake(text) if any(isinstance(reason, _Mistake) for reason in refusals.values()) else text
 
     def _result(self, hunt: Hunt) -> Result:
         best, vectors = hunt.best, b""
@@ -223,6 +225,7 @@ class Searcher:
                     proposed = [] if refused else proposer.propose(hunt.region, self.arch, parents, wanted)
             except Exception as error:  # a proposer's own mistake must not end the search of the others
                 hunt.reasons.append(_mistake(proposer, error))
+                hunt.final = False
                 continue
             for candidate in proposed:
                 hunt.ledger.charge(candidate.cost)
@@ -302,14 +305,14 @@ class Searcher:
     # ------------------------------------------------------------------ timing
     def _race(self, hunt: Hunt, artifact: Artifact, verdict: Verdict) -> Verdict:
         """The verdict with its timing. A winner is timed again, and only the second timing counts: it gets as much time as the
-        first one took, even where none is left, or all that was found would be lost."""
+        first one took and new baselines need, even where none is left, or all that was found would be lost."""
         took = 0.0
         for fresh in (False, True):
             if not fresh and self._out_of_budget(hunt):
                 return verdict
             begun = hunt.ledger.spent.seconds
             (timing,) = self.stopwatch.time(hunt.region, [artifact], max(took, hunt.ledger.left()), fresh=fresh)
-            took = hunt.ledger.spent.seconds - begun
+            took = hunt.ledger.spent.seconds - begun + START_SECONDS
             if isinstance(timing, str):
                 return self._untimed(hunt, verdict, timing)
             verdict = replace(verdict, timing=timing)
@@ -405,9 +408,13 @@ def _refused_by(proposer: Proposer, region: Region, arch: Arch) -> str | None:
         return _mistake(proposer, error)
 
 
+class _Mistake(str):
+    """A reason that is a fault of a proposer's own: not to be remembered."""
+
+
 def _mistake(proposer: Proposer, error: Exception) -> str:
     log.warning("the proposer %s failed", proposer.name, exc_info=error)
-    return f"{proposer.name} failed: {type(error).__name__}: {error}"
+    return _Mistake(f"{proposer.name} failed: {type(error).__name__}: {error}")
 
 
 def _first_line(text: str) -> str:
