@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch_autokernel as ak
 from tests.integration.child import GenerousClock
 from torch_autokernel.capture.backend import autokernel as backend
 from torch_autokernel.capture.whole import region_of
+from torch_autokernel.core import deadline
 from torch_autokernel.core.config import config
 from torch_autokernel.engine import Engine
 
@@ -74,6 +76,35 @@ def test_what_does_not_pay_alone_does_not_pay_in_a_graph(null: pathlib.Path, mon
     for phase, region, outcome in [("backward", inside, "refused"), ("inference", inside, "refused"), ("direct", other, "generated")]:
         (decision,) = engine.resolve([dataclasses.replace(region, phase=phase)], config.resolve())
         assert decision.outcome == outcome and ("not wanted" in decision.reason) == (outcome == "refused")
+
+
+@pytest.mark.parametrize("seconds", [0.2, 300.0])
+def test_what_the_budget_ended_is_not_begun_again_at_once(
+    null: pathlib.Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Not in the same budget, for sizes about as large, on that day. Where the budget was not the reason, the next call asks."""
+    from torch_autokernel.propose.null import NullProposer
+
+    asked: list[int] = []
+
+    def slow(self, region, parents_arch, parents, n):  # type: ignore[no-untyped-def]
+        asked.append(region.sizes["s0"])
+        time.sleep(0.3)
+        raise deadline.Over
+
+    monkeypatch.setattr(NullProposer, "propose", slow)
+    engine = Engine.current(config.resolve())
+
+    def outcome(rows: int, allowed: float) -> str:
+        region = region_of(norm, (torch.randn(rows, 8), torch.randn(8)))
+        return engine.resolve([region], dataclasses.replace(config.resolve(), max_seconds=allowed))[0].outcome
+
+    assert [outcome(rows, seconds) for rows in (5, 5, 9)] == (["miss", "refused", "refused"] if seconds < 1 else ["miss"] * 3)
+    assert len(asked) == (1 if seconds < 1 else 3)
+    assert outcome(500, seconds) == "miss" and outcome(5, 2 * seconds) == "miss"
+    asked.clear()
+    monkeypatch.setattr("torch_autokernel.engine.AGAIN_SECONDS", 0.0)
+    assert outcome(5, seconds) == "miss" and asked
 
 
 def test_a_wrong_proposal_is_refused_and_remembered(null: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from torch_autokernel.store import Store
 log = logging.getLogger(__name__)
 
 DIRECT = "+direct"  # an ABI's ending: the kernel was timed without an operator around it
+WHOLE = 0.9  # of the seconds allowed, from which on a search had them all
+AGAIN_SECONDS = 86400.0
 VERSION = "8"  # of the search as a whole: a change makes old refusals void
 
 
@@ -115,7 +117,8 @@ class Engine:
         if not region.direct:  # nor does what does not pay without a graph pay within one
             refusals = (*refusals, *self.store.lookup(self.key(replace(region, phase="direct")), region.sizes).refusals)
         for refusal in refusals:
-            if refusal.conditions == conditions(config):
+            short = refusal.conditions == within_budget(config) and time.time() - refusal.created < AGAIN_SECONDS
+            if short or refusal.conditions == conditions(config):
                 return Decision(region, "refused", refusal.reason)
         return Decision(region, "miss", "; ".join(found.reasons) or "not in the cache")
 
@@ -162,6 +165,9 @@ class Engine:
             if result.final:
                 ranges = {k: (v, v) for k, v in region.sizes.items()}
                 self.store.refuse(Refusal(self.key(region), result.reason, conditions(config), ranges, time.time()))
+            elif result.cost.seconds >= WHOLE * config.max_seconds > 0:  # it had them all: another process would fare no better
+                reason = f"{result.reason}; asked again with more seconds, or in a day"
+                self.store.refuse(Refusal(self.key(region), reason, within_budget(config), result.ranges, time.time()))
             return Decision(region, "refused" if result.final else "miss", result.reason)
         entry = CacheEntry(self.key(region), region.signature, best.candidate, best.artifact, best.verdict,
                            Trust.VERIFIED_HERE, region.reference, result.ranges, time.time())  # fmt: skip
@@ -186,6 +192,11 @@ def identity(region: Region) -> str:
 def conditions(config: Config) -> str:
     """What must be unchanged for a refusal to hold."""
     return f"{VERSION} {','.join(config.proposers)} {config.llm_model}"
+
+
+def within_budget(config: Config) -> str:
+    """What must be unchanged for a refusal to hold that only the budget is the reason for; and it must not be old."""
+    return f"{conditions(config)} in {config.max_seconds:g} s"
 
 
 def find_arch(wanted: str) -> Arch:
