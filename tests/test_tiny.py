@@ -103,7 +103,7 @@ def test_what_the_budget_ended_is_not_begun_again_at_once(
     assert len(asked) == (1 if seconds < 1 else 3)
     assert outcome(500, seconds) == "miss" and outcome(5, 2 * seconds) == "miss"
     asked.clear()
-    monkeypatch.setattr("torch_autokernel.engine.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("torch_autokernel.store.refusals.AGAIN_SECONDS", 0.0)
     assert outcome(5, seconds) == "miss" and asked
 
 

@@ -14,15 +14,12 @@ from typing import Any, ClassVar
 from torch_autokernel.core import deadline, events, points
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError, ConfigError, ToolchainError
-from torch_autokernel.core.types import Arch, Budget, CacheEntry, CacheKey, Candidate, Refusal, Region, Source, Trust
-from torch_autokernel.store import Store
+from torch_autokernel.core.types import Arch, Budget, CacheEntry, CacheKey, Candidate, Region, Source, Trust
+from torch_autokernel.store import Store, refusals
 
 log = logging.getLogger(__name__)
 
 DIRECT = "+direct"  # an ABI's ending: the kernel was timed without an operator around it
-WHOLE = 0.9  # of the seconds allowed, from which on a search had them all
-AGAIN_SECONDS = 86400.0
-VERSION = "8"  # of the search as a whole: a change makes old refusals void
 
 
 @dataclass(frozen=True)
@@ -113,12 +110,11 @@ class Engine:
             timing = found.entry.verdict.timing
             speed = f"{timing.speedup:.2f}x of {timing.baseline}" if timing else "not timed"
             return Decision(region, "hit", f"from the cache, {speed} when judged", found.entry)
-        refusals = found.refusals
+        kept = found.refusals
         if not region.direct:  # nor does what does not pay without a graph pay within one
-            refusals = (*refusals, *self.store.lookup(self.key(replace(region, phase="direct")), region.sizes).refusals)
-        for refusal in refusals:
-            short = refusal.conditions == within_budget(config) and time.time() - refusal.created < AGAIN_SECONDS
-            if short or refusal.conditions == conditions(config):
+            kept = (*kept, *self.store.lookup(self.key(replace(region, phase="direct")), region.sizes).refusals)
+        for refusal in kept:
+            if refusals.holds(refusal, config):
                 return Decision(region, "refused", refusal.reason)
         return Decision(region, "miss", "; ".join(found.reasons) or "not in the cache")
 
@@ -162,12 +158,11 @@ class Engine:
     def _keep(self, result: Any, config: Config) -> Decision:
         region, best = result.region, result.best
         if best is None:
+            key, reason = self.key(region), result.reason
             if result.final:
-                ranges = {k: (v, v) for k, v in region.sizes.items()}
-                self.store.refuse(Refusal(self.key(region), result.reason, conditions(config), ranges, time.time()))
-            elif result.cost.seconds >= WHOLE * config.max_seconds > 0:  # it had them all: another process would fare no better
-                reason = f"{result.reason}; asked again with more seconds, or in a day"
-                self.store.refuse(Refusal(self.key(region), reason, within_budget(config), result.ranges, time.time()))
+                self.store.refuse(refusals.final(key, reason, region.sizes, config))
+            elif refusal := refusals.cut_short(key, reason, result.ranges, result.cost.seconds, config):
+                self.store.refuse(refusal)
             return Decision(region, "refused" if result.final else "miss", result.reason)
         entry = CacheEntry(self.key(region), region.signature, best.candidate, best.artifact, best.verdict,
                            Trust.VERIFIED_HERE, region.reference, result.ranges, time.time())  # fmt: skip
@@ -187,16 +182,6 @@ class Engine:
 def identity(region: Region) -> str:
     """What makes two regions one and the same question."""
     return f"{region.signature.digest} {sorted(region.sizes.items())} {region.direct}"
-
-
-def conditions(config: Config) -> str:
-    """What must be unchanged for a refusal to hold."""
-    return f"{VERSION} {','.join(config.proposers)} {config.llm_model}"
-
-
-def within_budget(config: Config) -> str:
-    """What must be unchanged for a refusal to hold that only the budget is the reason for; and it must not be old."""
-    return f"{conditions(config)} in {config.max_seconds:g} s"
 
 
 def find_arch(wanted: str) -> Arch:

@@ -40,7 +40,8 @@ from torch_autokernel.core import events
 from torch_autokernel.core.config import FIELDS, Config, config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, ConfigError, ToolchainError
 from torch_autokernel.core.types import digest
-from torch_autokernel.engine import Decision, Engine, conditions, identity
+from torch_autokernel.engine import Decision, Engine, identity
+from torch_autokernel.store.refusals import conditions
 
 log = logging.getLogger(__name__)
 
