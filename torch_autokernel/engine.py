@@ -111,8 +111,9 @@ class Engine:
             speed = f"{timing.speedup:.2f}x of {timing.baseline}" if timing else "not timed"
             return Decision(region, "hit", f"from the cache, {speed} when judged", found.entry)
         kept = found.refusals
-        if not region.direct:  # nor does what does not pay without a graph pay within one
-            kept = (*kept, *self.store.lookup(self.key(replace(region, phase="direct")), region.sizes).refusals)
+        if not region.direct and not any(refusals.holds(r, config) for r in kept):
+            # nor does what does not pay without a graph pay within one
+            kept = self.store.lookup(self.key(replace(region, phase="direct")), region.sizes).refusals
         for refusal in kept:
             if refusals.holds(refusal, config):
                 return Decision(region, "refused", refusal.reason)

@@ -312,9 +312,9 @@ def test_what_is_not_plain(engine: ReferenceEngine, case: str) -> None:
     torch.testing.assert_close(x1, x2)
 
 
-def test_one_allowance_for_a_first_call(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search for a plan and, where none is found, the one for the graph's regions; the next call begins anew."""
-    found, given, resolve = [], [], ReferenceEngine.resolve
+def allowances(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that each search is given; each takes some."""
+    given, resolve = list[float](), ReferenceEngine.resolve
 
     def searching(self: Any, regions: Any, options: Any) -> Any:
         with deadline.from_purse(options.max_seconds) as seconds:
@@ -323,6 +323,12 @@ def test_one_allowance_for_a_first_call(engine: ReferenceEngine, monkeypatch: py
             return resolve(self, regions, options)
 
     monkeypatch.setattr(ReferenceEngine, "resolve", searching)
+    return given
+
+
+def test_one_allowance_for_a_first_call(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for a plan and, where none is found, the one for the graph's regions; the next call begins anew."""
+    given, found = allowances(monkeypatch), list[str]()
     engine.wanted = lambda region: found.append(region.phase) or False
     f = ak.autokernel(max_seconds=5.0)(swiglu)
     for rows in (3, 7):
@@ -616,16 +622,7 @@ def test_keywords_of_bound_methods(engine: ReferenceEngine) -> None:
 
 
 def test_what_is_decorated_within_has_an_allowance_of_its_own(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[float] = []
-    resolve = ReferenceEngine.resolve
-
-    def searching(self: Any, regions: Any, options: Any) -> Any:
-        with deadline.from_purse(options.max_seconds) as seconds:
-            given.append(seconds)
-            time.sleep(0.05)
-            return resolve(self, regions, options)
-
-    monkeypatch.setattr(ReferenceEngine, "resolve", searching)
+    given = allowances(monkeypatch)
     inner = ak.autokernel(max_seconds=5.0)(swiglu)
     with deadline.one_purse():
         with deadline.from_purse(5.0):
