@@ -52,7 +52,9 @@ class Trial:
     @property
     def cases(self) -> Iterator[Prepared]:
         """All cases, made ready as they are reached."""
-        yield from self._prepared[:]
+        for prepared in self._prepared[:]:
+            deadline.check()
+            yield prepared
         if self._source is None:
             self._source = self.bank.ready(self.region)
         for prepared in self._source:
@@ -71,7 +73,6 @@ class Trial:
     def results(self) -> Iterator[tuple[Prepared, Result]]:
         """Two calls for each case: buffers at the upper guard, then at the lower one."""
         for prepared in self.cases:
-            deadline.check()
             yield prepared, self.runner.run(prepared, "end")
             yield prepared, self.runner.run(prepared, "start")
 
