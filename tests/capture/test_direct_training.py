@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture import direct_training, trial
+from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.lang import recorded
+from torch_autokernel.store import Store
 from torch_autokernel.verify.statistics import Ratio
 
 Tensor = torch.Tensor
@@ -46,6 +50,23 @@ class Scaled(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x * self.weight + self.shift) * self.frozen
+
+
+@pytest.fixture(scope="session")
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Built once for all workers of the run."""
+    shared = tmp_path_factory.getbasetemp().parent / "recorder"
+    with FileLock(f"{shared}.lock"):
+        found = recorded.recorder(Store(shared), Config(on_miss="generate"))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(params=["C++", "Python"], autouse=True)
+def recorded_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of this file holds for both ways to record a call."""
+    found = request.getfixturevalue("recorder") if request.param == "C++" else None
+    monkeypatch.setattr(direct_training, "_recorder", lambda engine, config: found)
 
 
 def leaf(*shape: int, needs: bool = True) -> Tensor:
@@ -318,7 +339,7 @@ def test_the_kernel_takes_turned_and_expanded_gradients(engine: ReferenceEngine,
     x, w = torch.randn(16, 6).t().requires_grad_(), leaf(16)
     fast(x, w)
     (plan,) = plans(fast)
-    monkeypatch.setattr(type(plan.kernels), "reference", property(lambda self: pytest.fail("the reference runs")))
+    monkeypatch.setattr(direct_training._Kernels, "reference", property(lambda self: pytest.fail("the reference runs")))
     for given in (None, torch.randn(6, 16), torch.randn(16, 6).t()):
         mine, theirs = (torch.autograd.grad(f(x, w).sum() if given is None else f(x, w), (x, w), given) for f in (fast, rms_norm))
         torch.testing.assert_close(mine, theirs)
@@ -434,3 +455,144 @@ def test_a_kernel_with_a_wrong_gradient_gets_no_plan(engine: ReferenceEngine, mo
     fast, args = ak.autokernel(rms_norm), (leaf(6, 16), leaf(16))
     torch.testing.assert_close(grads(fast, args), grads(rms_norm, args))
     assert not plans(fast) and "differ" in next(iter(fast.untrained.values()))
+
+
+def test_the_recorder_is_used(pair: Any, request: pytest.FixtureRequest) -> None:
+    fast, _plain, args = pair
+    expected = "AutokernelBackward" if "C++" in request.node.name else "_DifferentiableBackward"
+    assert fast(*args).grad_fn.name() == expected
+
+
+def test_compiled_autograd(pair: Any) -> None:
+    fast, plain, args = pair
+    found = []
+    for f in (fast, plain):
+        for a in args:
+            a.grad = None
+        for _ in range(2):
+            out = f(*args).square().sum()
+            with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+                out.backward()
+        found.append([a.grad.clone() for a in args])
+    torch.testing.assert_close(*found)
+
+
+def test_hooks_on_what_is_saved(pair: Any) -> None:
+    fast, plain, args = pair
+    found, seen = [], []
+    for f in (fast, plain):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t * 2, lambda t: t / 2):
+            found.append(grads(f, args))
+    torch.testing.assert_close(*found)
+    assert seen
+    with torch.autograd.graph.save_on_cpu(), torch.autograd.detect_anomaly(check_nan=False):
+        torch.testing.assert_close(grads(fast, args), found[0])
+
+
+def test_whoever_looks_on_sees_the_gradient(pair: Any) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Sees(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    fast, plain, args = pair
+    out, names = fast(*args), []
+    given = torch.randn_like(out)
+    with Sees():
+        mine = torch.autograd.grad(out, args, given)
+    assert any("mul" in n for n in names)
+    torch.testing.assert_close(mine, torch.autograd.grad(plain(*args), args, given))
+
+
+def test_going_back_twice_is_an_error_as_in_eager(pair: Any) -> None:
+    fast, _plain, args = pair
+    out = fast(*args)
+    out.sum().backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        out.sum().backward()
+
+
+def test_a_gradient_that_nobody_gives(pair: Any) -> None:
+    fast, _plain, (x, w) = pair
+
+    class First(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+            ctx.set_materialize_grads(False)
+            return a + b
+
+        @staticmethod
+        def backward(ctx: Any, given: Tensor) -> Any:
+            return given, None
+
+    other = leaf(6, 16)
+    First.apply(other, fast(x, w)).sum().backward()
+    assert other.grad is not None and (x.grad is None or not x.grad.any())
+
+
+def test_what_a_kernel_raises_is_raised(engine: ReferenceEngine) -> None:
+    """But for tensors that it does not take."""
+    loads, broken = engine.load, [False]
+
+    def load(entry: Any) -> Any:
+        call = loads(entry)
+
+        def loaded(*tensors: Any) -> Any:
+            if broken[0]:
+                raise ZeroDivisionError("in the kernel")
+            return call(*tensors)
+
+        return loaded
+
+    engine.load = load  # type: ignore[method-assign]
+    fast, args = ak.autokernel(rms_norm), (leaf(6, 16), leaf(16))
+    out = fast(*args)
+    assert len(plans(fast)) == 1
+    broken[0] = True
+    with pytest.raises(ZeroDivisionError, match="in the kernel"):
+        out.sum().backward()
+    with pytest.raises(ZeroDivisionError, match="in the kernel"):
+        fast(*args)
+
+
+def test_a_graph_outlives_the_function(engine: ReferenceEngine) -> None:
+    fast, args = ak.autokernel(rms_norm), (leaf(6, 16), leaf(16))
+    out, gone = fast(*args), weakref.ref(fast)
+    expected = torch.autograd.grad(rms_norm(*args).sum(), args)
+    del fast
+    gc.collect()
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), args), expected)
+    del out
+    gc.collect()
+    assert gone() is None
+
+
+def test_it_is_built_where_the_budget_allows_and_kept(tmp_path: Any, recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "_loaded", {})
+    builds: list[float] = []
+    monkeypatch.setattr(recorded, "_built", lambda compiler, seconds: builds.append(seconds))
+    store = Store(tmp_path)
+    assert recorded.recorder(store, Config(on_miss="fallback")) is None
+    assert recorded.recorder(store, Config(on_miss="generate", max_seconds=recorded.SECONDS - 1)) is None
+    assert not builds and not recorded._loaded, "it may be tried later"
+    for _ in range(2):
+        assert recorded.recorder(store, Config(on_miss="generate")) is None
+    assert len(builds) == 1, "a build that failed is not tried again"
+    monkeypatch.setattr(recorded, "_loaded", {})
+    monkeypatch.setattr(recorded, "_built", lambda compiler, seconds: b"no object")
+    assert recorded.recorder(store, Config(on_miss="generate")) is None, "what cannot be loaded is none"
+    monkeypatch.setattr(recorded, "_loaded", {})
+    assert recorded.recorder(store, Config(on_miss="fallback")) is None, "and was kept"
+
+
+def test_no_object_without_headers(recorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    compiler = recorded.find_compiler()
+    assert not isinstance(compiler, str)
+    monkeypatch.setattr("torch.utils.cpp_extension.include_paths", list)
+    with caplog.at_level("INFO", "torch_autokernel"):
+        assert recorded._built(compiler, 60) is None
+    assert "recorded in Python" in caplog.text and "torch/csrc" in caplog.text
+    assert recorded._built(compiler, 1e-3) is None

@@ -17,7 +17,7 @@ import pytest
 from tests.store import samples
 from torch_autokernel.core.errors import StoreError
 from torch_autokernel.core.types import CacheEntry, Finding, Status, Trust
-from torch_autokernel.store import Store, record, shelf
+from torch_autokernel.store import Store, record, shelf, tools
 from torch_autokernel.store.files import Broken
 from torch_autokernel.store.record import Record
 from torch_autokernel.store.shelf import Shelf
@@ -402,3 +402,34 @@ def test_a_hit_imports_no_lock_and_no_torch(store: Store) -> None:
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code, str(store.root), kept.artifact.path], cwd=root, check=True)
+
+
+def test_tools_are_kept_by_name(store: Store) -> None:
+    assert store.tool("one.so") is None
+    store.keep_tool("one.so", b"content")
+    store.keep_tool("two.so", b"other")
+    again = Store(store.root)
+    assert again.tool("one.so") == b"content" and again.tool("two.so") == b"other"
+    store.keep_tool("one.so", b"newer")
+    assert again.tool("one.so") == b"newer" and store.check() == []
+
+
+def test_a_tool_that_was_changed_is_not_there(store: Store) -> None:
+    for name in ("a", "b", "c", "d"):
+        store.keep_tool(name, name.encode())
+    folder = store.root / "tools"
+    (folder / "a").write_bytes(b"changed")
+    (folder / "b").chmod(0o666)
+    (folder / "c.json").write_bytes((folder / "d.json").read_bytes())
+    assert [store.tool(name) for name in ("a", "b", "c", "d")] == [None, None, None, b"d"]
+    folder.chmod(0o777)
+    assert store.tool("d") is None
+
+
+def test_the_oldest_tools_go(store: Store) -> None:
+    for k in range(tools.MOST + 2):
+        store.keep_tool(f"t{k}", bytes([k]))
+        for name in (f"t{k}", f"t{k}.json"):
+            os.utime(store.root / "tools" / name, (k, k))
+    found = [store.tool(f"t{k}") for k in range(tools.MOST + 2)]
+    assert [f is not None for f in found] == [False, False] + [True] * tools.MOST

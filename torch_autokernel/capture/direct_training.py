@@ -35,6 +35,7 @@ from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError, GuardMiss
 from torch_autokernel.engine import Engine
 from torch_autokernel.lang.call_cache import MOST_ARGUMENTS, Route, form
+from torch_autokernel.lang.recorded import Recorder, recorder
 
 Tensor = torch.Tensor
 Function = Callable[..., Any]
@@ -42,6 +43,7 @@ Kernel = Callable[..., tuple[Tensor, ...]]
 
 SMALL = 1e-3  # seconds, forward and backward: what torch.compile asks for itself is a fifth of it
 PASSED = -1
+_NO_GRADIENT, _PASSED_ON = -1, -2  # in recorded.cpp
 _TRIES = 10
 _MOST_TENSORS = 64
 _MOST_ELEMENTS = 2**21  # to read and write them takes that long
@@ -211,11 +213,25 @@ def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
-def recorded(kernels: _Kernels, *tensors: Tensor) -> Any:
+def recorded(kernels: _Kernels, *tensors: Tensor) -> tuple[Tensor]:
     """The result, recorded by autograd; raises GuardMiss for tensors that it cannot save."""
     if True in [t.is_inference() for t in tensors]:
         raise GuardMiss("a tensor was made in inference mode")
-    return _Differentiable.apply(kernels, unread(tensors, kernels.of.read), *tensors)  # type: ignore[no-untyped-call]
+    return (_Differentiable.apply(kernels, unread(tensors, kernels.of.read), *tensors),)  # type: ignore[no-untyped-call]
+
+
+def recording(kernels: _Kernels, recorder: Recorder | None) -> Kernel:
+    """What makes the calls: a node of autograd in C++ where there is one, else in Python."""
+    if recorder is None:
+        return functools.partial(recorded, kernels)
+    of = kernels.of
+    found: Kernel = recorder(
+        forward=kernels.forward, backward=kernels.backward, gradients=kernels.gradients,
+        recorded=functools.partial(_recorded, kernels), miss=GuardMiss, count=len(of.gradients), order=tuple(of.forward.order),
+        result=of.result, kept=of.kept, read=of.read, back=tuple(of.backward.order), strides=of.strides,
+        gradient=tuple(_NO_GRADIENT if k is None else _PASSED_ON if k == PASSED else k for k in of.gradients),
+    )  # fmt: skip
+    return found
 
 
 class _Differentiable(torch.autograd.Function):
@@ -279,9 +295,9 @@ def _recorded(
 class TrainingPlan:
     """Calls of one kind, recorded by autograd, by two kernels."""
 
-    def __init__(self, kernels: _Kernels, args: tuple[Any, ...], watched: purity.Watched,
-                 module: torch.nn.Module | None) -> None:  # fmt: skip
-        self.kernels, self.watched = kernels, watched
+    def __init__(self, kernels: _Kernels, args: tuple[Any, ...], watched: purity.Watched, module: torch.nn.Module | None,
+                 recorder: Recorder | None = None) -> None:  # fmt: skip
+        self.spec, self.watched, self.call = kernels.spec, watched, recording(kernels, recorder)
         self.state = named_state(module)
         self.needs = tuple(t.requires_grad for t in self.state)
         self.form = form(args, exact=True)
@@ -293,16 +309,16 @@ class TrainingPlan:
         """As the call cache takes it."""
         order = (*self.at, *range(self.count, self.count + len(self.state)))
         values = (*self.values, *self.watched.entries)
-        call = functools.partial(recorded, self.kernels)
-        return Route(self.form, call, order=order, parameters=self.state, needs=self.needs, finish=self._finished,
+        finish = None if self.spec.is_leaf() else self._finished
+        return Route(self.form, self.call, order=order, parameters=self.state, needs=self.needs, finish=finish,
                      world=self.world, values=values, cells=self.watched.cells, empty=self.watched.empty)  # fmt: skip
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """The result for arguments and state in this order; raises GuardMiss where the kernels are not for them."""
-        return self._finished(recorded(self.kernels, *tensors))
+        return self._finished(self.call(*tensors))
 
-    def _finished(self, result: Tensor) -> Any:
-        return pytree.tree_unflatten([result], self.kernels.spec)
+    def _finished(self, results: tuple[Tensor, ...]) -> Any:
+        return pytree.tree_unflatten(results, self.spec)
 
 
 def make_training_plan(
@@ -347,11 +363,16 @@ def _planned(
         return decisions
     forward, backward = (guarded(d.entry.signature, engine.load(d.entry)) for d in decisions if d.entry is not None)
     flat, _spec = flattened(function, args, module)
-    plan = TrainingPlan(_Kernels(of, spec, forward, backward, flat), args, watched, module)
+    plan = TrainingPlan(_Kernels(of, spec, forward, backward, flat), args, watched, module, by := _recorder(engine, config))
     if reason := refuted(Beside(plan.run, function, args, module)):
         return reason
     contest = {KERNEL: step(route(plan), args, wanted), PLAIN: plain}
-    return plan if kernels_pay(of.forward.captured.region, decisions, contest, config) else SLOWER
+    pays = kernels_pay(of.forward.captured.region, decisions, contest, "Python" if by is None else "C++", config)
+    return plan if pays else SLOWER
+
+
+def _recorder(engine: Engine, config: Config) -> Recorder | None:
+    return recorder(engine.store, config) if engine.timed else None
 
 
 def _is_small(call: Callable[[], Any]) -> bool:

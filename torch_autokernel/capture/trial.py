@@ -86,11 +86,11 @@ def kernel_pays(
     return _no_slower(name, kernels_of([decision]), lambda: {KERNEL: routed(), PLAIN: plain}, config)
 
 
-def kernels_pay(whole: Region, decisions: Sequence[Decision], contest: Calls, config: Config) -> bool:
+def kernels_pay(whole: Region, decisions: Sequence[Decision], contest: Calls, recorder: str, config: Config) -> bool:
     """Whether a training step by a call's two kernels, the first of `contest`, is surely faster than the step as it is; True
-    where nothing is timed."""
+    where nothing is timed. `recorder` names what records the calls, which takes as long as small kernels."""
     kernels = kernels_of(decisions)
-    name = [TRAINING, whole.signature.digest, sorted(whole.sizes.items()), sorted(kernels)]
+    name = [TRAINING, recorder, whole.signature.digest, sorted(whole.sizes.items()), sorted(kernels)]
     return not Engine.current(config).timed or _no_slower(name, kernels, lambda: contest, config, surely=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch_autokernel.core.errors import StoreError
 from torch_autokernel.core.types import CacheEntry, CacheKey, Refusal, Trust, digest
-from torch_autokernel.store import files, record, upkeep
+from torch_autokernel.store import files, record, tools, upkeep
 from torch_autokernel.store.files import Broken
 from torch_autokernel.store.record import Place, Record, covers
 from torch_autokernel.store.shelf import Shelf
@@ -192,6 +192,18 @@ class Store:
     def _is_for(self, place: Place, key: CacheKey, seal: Seal | Broken) -> bool:
         found = self._shelf.refusal(place, seal)
         return isinstance(found, Refusal) and found.key == key
+
+    # ------------------------------------------------------------------------------------------ tools
+    def tool(self, name: str) -> bytes | None:
+        """What `keep_tool` kept under this name on this machine, unchanged; None where that is not there."""
+        found = tools.read(self._shelf, name)
+        return None if isinstance(found, Broken) else found
+
+    def keep_tool(self, name: str, content: bytes) -> None:
+        """Keep what was built here beside kernels, in place of an earlier one of that name."""
+        self._demand_writable()
+        with self._writer.writing():
+            tools.place(self._shelf, self._writer, name, content)
 
     # ------------------------------------------------------------------------------------------ upkeep
     def items(self) -> list[Item]:

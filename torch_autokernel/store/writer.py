@@ -104,6 +104,12 @@ class Writer:
             raise
         _sync(os.path.dirname(path))
 
+    def place_sealed(self, document: Mapping[str, str], content: bytes, path: str) -> None:
+        """The content at `path`, and beside it the document that speaks of it, sealed."""
+        text = self._demand_seal().close(document)
+        self._place_file(content, path)
+        self._place_file(text, f"{path}.json")
+
     def _temporary(self) -> str:
         return os.path.join(self.temporary, secrets.token_hex(8))
 
