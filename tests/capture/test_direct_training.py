@@ -489,7 +489,7 @@ def test_hooks_on_what_is_saved(pair: Any) -> None:
         torch.testing.assert_close(grads(fast, args), found[0])
 
 
-def test_whoever_looks_on_sees_the_gradient(pair: Any) -> None:
+def test_whoever_looks_on_sees_the_gradient(pair: Any, engine: ReferenceEngine) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Sees(TorchDispatchMode):
@@ -499,10 +499,10 @@ def test_whoever_looks_on_sees_the_gradient(pair: Any) -> None:
 
     fast, plain, args = pair
     out, names = fast(*args), []
-    given = torch.randn_like(out)
+    given, calls = torch.randn_like(out), len(engine.calls)
     with Sees():
         mine = torch.autograd.grad(out, args, given)
-    assert any("mul" in n for n in names)
+    assert any("mul" in n for n in names) and len(engine.calls) == calls, "a kernel cannot be seen"
     torch.testing.assert_close(mine, torch.autograd.grad(plain(*args), args, given))
 
 
@@ -512,6 +512,18 @@ def test_going_back_twice_is_an_error_as_in_eager(pair: Any) -> None:
     out.sum().backward()
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         out.sum().backward()
+
+
+def test_what_is_kept_goes_with_the_backward_pass(engine: ReferenceEngine) -> None:
+    """Though the result is still there: what the gradient reads, and what only second derivatives would read."""
+    fast, args = ak.autokernel(residual), (leaf(6, 16), leaf(6, 16, needs=False), leaf(16))
+    held = [torch._C._storage_Use_Count(a.untyped_storage()._cdata) for a in args]
+    for keep in (True, False):
+        out = fast(*args)
+        out.sum().backward(retain_graph=keep)
+        now = [torch._C._storage_Use_Count(a.untyped_storage()._cdata) for a in args]
+        assert (now == held) is not keep
+    assert len(plans(fast)) == 1 and out.requires_grad
 
 
 def test_a_gradient_that_nobody_gives(pair: Any) -> None:
@@ -566,6 +578,20 @@ def test_a_graph_outlives_the_function(engine: ReferenceEngine) -> None:
     torch._dynamo.reset()
     torch.testing.assert_close(torch.autograd.grad(out.sum(), args), expected)
     del out
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_module_and_its_plans_are_freed(engine: ReferenceEngine) -> None:
+    fast = ak.autokernel(Scaled())
+    out = fast(leaf(6, 16))
+    assert len(plans(fast.forward)) == 1
+    gone = weakref.ref(fast)
+    del fast
+    gc.collect()
+    assert gone() is not None, "the graph needs it"
+    del out
+    torch._dynamo.reset()
     gc.collect()
     assert gone() is None
 

@@ -179,14 +179,12 @@ struct Recorded : ag::Node {
   std::shared_ptr<const Plan> plan;
   std::vector<ag::SavedVariable> saved;
   std::vector<Other> others;
-  bool released = false;
 
   std::string name() const override { return "AutokernelBackward"; }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!plan->saves) return;  // then one may go back as often as one likes
-    released = true;
     for (auto& s : saved) s.reset_data();
     others.clear();
   }
@@ -197,7 +195,6 @@ struct Recorded : ag::Node {
     std::vector<Other> beside;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      TORCH_CHECK(!released, ag::ERR_BACKWARD_TWICE);
       inputs.reserve(saved.size() + 1);
       for (auto& s : saved) inputs.push_back(s.unpack(getptr()));
       if (ag::GradMode::is_enabled()) beside = others;
@@ -210,7 +207,6 @@ struct Recorded : ag::Node {
 
   // Compiled autograd: the gradient is one opaque call in its graph, of the tensors that are saved.
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    TORCH_CHECK(!released, ag::ERR_BACKWARD_TWICE);
     args.collect(plan->id);
     args.collect(saved, true);
   }
