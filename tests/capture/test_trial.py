@@ -3,6 +3,7 @@ can be seen."""
 
 from __future__ import annotations
 
+import copy
 import gc
 import types
 import weakref
@@ -217,22 +218,6 @@ def test_a_hook_would_notice_the_trial(refusing: ReferenceEngine, monkeypatch: p
     assert not asked and len(seen) == 1
 
 
-class Norm(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.BatchNorm1d(8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(x))
-
-
-def test_what_a_module_counts_is_counted_once(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = measured(0.3, monkeypatch)
-    module = ak.autokernel(Norm())
-    module(torch.randn(4, 8))
-    assert not asked and int(module.norm.num_batches_tracked) == 1
-
-
 def test_dropout_draws_as_without_a_trial(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(0.3, monkeypatch)
     fast = ak.autokernel(lambda x: torch.nn.functional.dropout(x, 0.5))
@@ -438,3 +423,145 @@ def test_only_sizes_decide_for_others(refusing: ReferenceEngine, monkeypatch: py
     for n in range(100):  # not without end
         fast(torch.randn(4, 12), f"c{n}")
     assert len(asked) <= 40
+
+
+# ---- training calls that change their module ----
+class Normed(torch.nn.Module):
+    """Changes buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(x))
+
+
+class Keeps(Normed):
+    """Sets attributes: a number, a tensor, one that was not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        with torch.no_grad():
+            self.seen = self.mean(x)
+        self.late = x.detach()
+        return torch.relu(self.norm(x)) * 2
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(0)
+
+
+def trained(module: torch.nn.Module, xs: list[torch.Tensor]) -> list[Any]:
+    out: list[Any] = [torch.autograd.grad(module(x).square().sum(), list(module.parameters())) for x in xs]
+    return [*out, dict(module.named_buffers())]
+
+
+def test_without_gradients_it_is_timed_in_use(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = measured(0.3, monkeypatch)
+    module = ak.autokernel(Normed())
+    with torch.no_grad():
+        module(torch.randn(4, 8))
+    assert not asked and module.forward.in_use and int(module.norm.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("kind", [Normed, Keeps])
+@pytest.mark.parametrize("speed", [0.5, 2.0])
+def test_a_training_call_that_changes_its_module_is_timed_and_undone(
+    kind: type[Normed], speed: float, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, plain = measured(speed, monkeypatch), kind()
+    fast, xs = ak.autokernel(copy.deepcopy(plain)), [torch.randn(4, 8) for _ in range(3)]
+    counted(fast.forward, monkeypatch)
+    torch.testing.assert_close(trained(fast, xs), trained(plain, xs), rtol=0, atol=0)
+    assert asked == [{"compiled", "plain"}] and list(fast.forward.settled.values()) == [speed < 1]
+    if kind is Keeps:
+        assert fast.calls == 3 and torch.equal(fast.seen, plain.seen) and torch.equal(fast.late, xs[-1])
+
+
+def test_what_a_trial_changes_is_put_back_though_it_fails(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(contenders: dict[str, Callable[[], Any]]) -> Any:
+        for call in contenders.values():
+            call()
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(trial, "_samples", fails)
+    plain = Keeps()
+    fast, xs = ak.autokernel(copy.deepcopy(plain)), [torch.randn(4, 8)]
+    counted(fast.forward, monkeypatch)
+    torch.testing.assert_close(trained(fast, xs), trained(plain, xs), rtol=0, atol=0)
+    assert fast.calls == 1
+
+
+def test_who_saved_a_buffer_before_a_trial_may_go_back(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(0.5, monkeypatch)
+    module = Normed()
+    fast, w = ak.autokernel(module), torch.ones(8, requires_grad=True)
+    before = (w * module.norm.running_mean).sum(), fast.forward._plain(torch.randn(4, 8)).sum()
+    versions = [b._version for b in module.buffers()]
+    found = trial.compiling_pays(Normed.forward, (torch.randn(4, 8),), module, fast.forward._plain, config.resolve({}))
+    assert found is False and [b._version for b in module.buffers()] == versions
+    before[1].backward()
+
+
+def test_what_cannot_be_put_back_is_not_made_again() -> None:
+    class Set(Keeps):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+
+    class Property(Keeps):
+        @property
+        def late(self) -> Any: ...
+
+        @late.setter
+        def late(self, value: Any) -> None: ...
+
+    class Parameter(Normed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.norm.weight.mul_(2)
+            return self.norm(x)
+
+    class Input(Normed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x.mul_(2))
+
+    class Other(Normed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            other = self.norm
+            other.eps = 1e-3
+            return self.norm(x)
+
+    class Asks(Normed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x) if torch.is_grad_enabled() else x
+
+    class Grows(Normed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all: list[Any] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.all.append(x)
+            return self.norm(x)
+
+    x = torch.randn(4, 8)
+    for kind in (Set, Property, Parameter, Input, Other, Asks, Grows):
+        module = kind()
+        before = dict(module.__dict__)
+        assert trial.repeatable(kind.forward, (x,), module, True) is None, kind
+        assert module.__dict__ == before, kind
+    for kind in (Normed, Keeps):
+        module = kind()
+        before = dict(module.__dict__)
+        assert trial.repeatable(kind.forward, (x,), module) is None
+        found = trial.repeatable(kind.forward, (x,), module, True)
+        assert found is not None and found.changed is module and len(found.buffers) == 3
+        assert module.__dict__ == before
+    module = Normed()
+    with torch.inference_mode():
+        module.norm.running_mean = torch.zeros(8)
+    assert trial.repeatable(Normed.forward, (x,), module, True) is None

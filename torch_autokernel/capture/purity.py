@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import builtins
 import dis
+import inspect
 import math
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +33,13 @@ _SAFE_BUILTINS = frozenset((
     "hasattr", "ValueError", "TypeError", "AssertionError", "RuntimeError",
 ))  # fmt: skip
 _CONSTANTS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, torch.Size)
+_OF_BLOCKS = frozenset(("SETUP_WITH", "BEFORE_WITH"))
 # Python that says what is differentiated, or asks whether anything is: a trace does not see it.
 TELLS = frozenset(
     "apply backward data detach detach_ enable_grad grad grad_fn inference_mode is_grad_enabled is_leaf jvp vjp no_grad "
     "register_hook requires_grad requires_grad_ retain_grad set_grad_enabled checkpoint functional_call item tolist".split()
 )
+TOLD_ALIKE = TELLS - {"detach", "no_grad", "enable_grad"}  # of these, what may make one call differ from the next
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _UNWATCHED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"} | {"forward"}
 
@@ -45,13 +48,14 @@ _UNWATCHED_ATTRIBUTES = frozenset(torch.nn.Module().__dict__) - {"training"} | {
 class Watched:
     """What a replay depends on. `entries`: (dict, key, value) that must be identical; `cells`: closure cells and their
     contents; `empty`: dicts that must stay empty; `reason`: why the function cannot be replayed, or None; `names`: those
-    of globals and attributes in the Python text."""
+    of globals and attributes in the Python text; `stores`: whether it sets attributes of modules."""
 
     entries: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
     cells: list[tuple[Any, Any]] = field(default_factory=list)
     empty: list[Any] = field(default_factory=list)
     reason: str | None = None
     names: frozenset[str] = frozenset()
+    stores: bool = False
 
     def holds(self) -> bool:
         for space, key, value in self.entries:
@@ -63,9 +67,10 @@ class Watched:
         return not any(self.empty)
 
 
-def watch(function: Any, module: torch.nn.Module | None = None) -> Watched:
-    """What a replay of `function` (the forward of `module`, where given) depends on."""
-    inspector = _Inspector()
+def watch(function: Any, module: torch.nn.Module | None = None, repeat: bool = False) -> Watched:
+    """What a replay of `function` (the forward of `module`, where given) depends on. With `repeat` the question is whether the
+    Python may run again, and the module be put back as it was: blocks of torch's and attributes of modules are no reasons."""
+    inspector = _Inspector(repeat)
     try:
         if module is not None:
             inspector.module_tree(module)
@@ -76,7 +81,7 @@ def watch(function: Any, module: torch.nn.Module | None = None) -> Watched:
         inspector.found.reason = str(impure)
     found = inspector.found
     found.entries = list({(id(space), key): (space, key, value) for space, key, value in found.entries}.values())
-    found.names = frozenset(inspector.names)
+    found.names, found.stores = frozenset(inspector.names), bool(inspector.stored)
     return found
 
 
@@ -142,7 +147,9 @@ _TORCH_BUILTINS: set[int] = {id(v) for v in vars(torch).values() if isinstance(v
 
 
 class _Inspector:
-    def __init__(self) -> None:
+    def __init__(self, repeat: bool = False) -> None:
+        self.repeat = repeat
+        self.stored: set[str] = set()  # attributes of modules
         self.found = Watched()
         self.seen: set[Any] = set()
         self.names: set[str] = set()
@@ -167,9 +174,14 @@ class _Inspector:
     def code(self, code: types.CodeType, function: types.FunctionType) -> None:
         self.names.update(code.co_names)
         within = _WITHIN_GENERATORS if code.co_name == "<genexpr>" else frozenset()
-        for instruction in dis.get_instructions(code):
+        within |= _OF_BLOCKS if self.repeat else frozenset()
+        instructions = list(dis.get_instructions(code))
+        for number, instruction in enumerate(instructions):
             if instruction.opname in _OF_CELLS and instruction.argval in code.co_cellvars:
                 continue  # a local value that a function within this one reads
+            if self.repeat and instruction.opname == "STORE_ATTR" and self.of_self(instructions[:number], code):
+                self.stored.add(str(instruction.argval))
+                continue
             if instruction.opname in _FORBIDDEN - within:
                 raise _Impure(f"{function.__qualname__} does {instruction.opname.lower()}")
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -177,6 +189,15 @@ class _Inspector:
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 self.code(constant, function)
+
+    def of_self(self, before: Sequence[dis.Instruction], code: types.CodeType) -> bool:
+        """Whether what was loaded last, or first in the line of an operation in place, is the method's own module."""
+        if not self.modules or code.co_varnames[:1] != ("self",) or not before:
+            return False
+        line = next((k for k in reversed(range(len(before))) if before[k].starts_line), 0)
+        at = line if before[-1].opname in ("SWAP", "ROT_TWO") else len(before) - 1
+        loaded = before[at].argval[-1] if isinstance(before[at].argval, tuple) else before[at].argval
+        return before[at].opname.startswith("LOAD_FAST") and loaded == "self"
 
     def load_global(self, name: str, function: types.FunctionType) -> None:
         space = function.__globals__
@@ -222,6 +243,11 @@ class _Inspector:
             for module in self.modules:
                 if type(module).__module__.split(".")[0] != "torch":
                     self._attributes(module, fresh)
+        for module in self.modules if self.stored else ():
+            kind = type(module)
+            own = [n for n in self.stored if hasattr(inspect.getattr_static(kind, n, None), "__set__")]
+            if own or kind.__setattr__ is not torch.nn.Module.__setattr__:
+                raise _Impure(f"attributes of {kind.__name__} are set by code of its own")
 
     def _constants(self, module: torch.nn.Module) -> None:
         space = module.__dict__
@@ -229,7 +255,7 @@ class _Inspector:
 
     def _attributes(self, module: torch.nn.Module, names: Iterable[str]) -> None:
         for name, value in module.__dict__.items():
-            if name in _UNWATCHED_ATTRIBUTES or name not in names or is_constant(value):
+            if name in _UNWATCHED_ATTRIBUTES or name not in names or is_constant(value) or name in self.stored:
                 continue
             if not isinstance(value, (types.BuiltinFunctionType, types.FunctionType)):
                 raise _Impure(f"{type(module).__name__}.{name} is a {type(value).__name__} that may change")

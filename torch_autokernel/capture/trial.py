@@ -8,12 +8,14 @@ against torch.compile. What was found is kept as a rehearsal's outcome is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +47,7 @@ _FEWEST, _ENOUGH = 5, 16  # calls by each way
 _OUTLIER = 10  # times the median
 _STALL = 0.2  # seconds of a call that compiles
 PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
+_SPACES = ("_parameters", "_buffers", "_modules")
 Calls = Mapping[str, Callable[[], Any]]
 
 
@@ -109,21 +112,23 @@ def compiling_pays(
 ) -> bool | None:  # fmt: skip
     """Whether a call that no kernel takes is no slower through torch.compile than as it is: for small ones the guards of a
     compiled call cost more than all the rest, and some library functions are faster than what is generated in their place.
-    Where gradients are recorded, forward and backward are timed together. True also where nothing may be timed; None where the
-    call must not be repeated, for that it has to read what can be watched and change nothing."""
+    Where gradients are recorded, forward and backward are timed together, and the module is put back as it was. True also where
+    nothing may be timed; None where the call must not be repeated: it has to read what can be watched and change nothing, or
+    where gradients are recorded nothing that cannot be put back."""
     engine = Engine.current(config)
     if not engine.timed:
         return True
-    if (found := repeatable(function, args, module)) is None:
-        return None
-    graph, state = found
     given = [a for a in flat(args) if isinstance(a, torch.Tensor)]
-    wanted = [t for t in (*given, *state) if t.requires_grad] if torch.is_grad_enabled() else []
+    owner = module or held(function)
+    read = [*given, *([] if owner is None else owner.parameters())]
+    wanted = [t for t in read if t.requires_grad] if torch.is_grad_enabled() else []
+    if (found := repeatable(function, args, module, bool(wanted))) is None:
+        return None
     if any(map(hooked, wanted)):
         return True
     plain = function if module is None else functools.partial(function, module)
     steps = {COMPILED: step(compiled, args, wanted), PLAIN: step(plain, args, wanted)}
-    told = [key_of(graph, engine).signature, [t.requires_grad for t in given], len(wanted)]
+    told = [key_of(found.graph, engine).signature, [t.requires_grad for t in given], len(wanted)]
 
     def name() -> list[Any]:
         return [PLAIN, *told, engine.store.manifest_digest(engine.arch.key, engine.abi)]
@@ -131,7 +136,7 @@ def compiling_pays(
     known = recall(_key(name(), engine), {COMPILED: ""}, engine)
     if known is not None:
         return bool(known.kept)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), put_back(found.changed, found.buffers):
         if config.on_miss == "generate":
             steps[COMPILED]()  # searches, which may change the set of kernels
         return _no_slower(name(), {COMPILED: ""}, lambda: steps, config)
@@ -188,24 +193,69 @@ def _usual(times: Sequence[float]) -> float:
     return statistics.fmean([t for t in times if t <= most] or times)
 
 
+@dataclass(frozen=True)
+class Repeatable:
+    """A call that may be made again: its graph, the module that it changes, and the buffers."""
+
+    graph: fx.Graph
+    changed: torch.nn.Module | None
+    buffers: list[torch.Tensor]
+
+
 def repeatable(
-    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None
-) -> tuple[fx.Graph, list[torch.Tensor]] | None:
-    """The call's graph and the parameters it may read; None where to run the call again might be noticed."""
+    function: Callable[..., Any], args: tuple[Any, ...], module: torch.nn.Module | None, changing: bool = False
+) -> Repeatable | None:
+    """The call, if to make it again would not be noticed. A `changing` one may set its module's attributes and change buffers
+    (a batch norm's statistics): it is not noticed once these are put back."""
     owner = module or held(function)
-    watched = purity.watch(function, owner)
-    if watched.reason is not None or watched.names & purity.TELLS or identity(args) is None:
+    watched, telling = purity.watch(function, owner, changing), purity.TOLD_ALIKE if changing else purity.TELLS
+    if watched.reason is not None or watched.names & telling or identity(args) is None:
         return None
     text = without_self(function) if owner is not module else function
     if nested(args):
         text, args = regrouped(text, args, int(owner is not None)), flat(args)
     try:
-        graph = trace(text, args, owner)[0].graph
+        with put_back(owner if changing else None):
+            graph = trace(text, args, owner)[0].graph
     except CaptureError as error:
         log.debug("no trial: %s", error.message)
         return None
-    state: list[torch.Tensor] = [] if owner is None else list(owner.parameters())
-    return None if any(_changes(n) for n in graph.nodes) else (graph, state)
+    buffers = _changed_buffers(graph, owner)
+    if buffers is None or (buffers and not changing):
+        return None
+    return Repeatable(graph, owner if buffers or watched.stores else None, buffers)
+
+
+def _changed_buffers(graph: fx.Graph, owner: torch.nn.Module | None) -> list[torch.Tensor] | None:
+    """The module's buffers that the graph changes; None where it changes something else, or buffers that cannot be put back."""
+    held = [] if owner is None else list(owner.buffers())
+    places = [n for n in graph.nodes if n.op == "placeholder"]
+    by_place = dict(zip(places[len(places) - len(held) :], held, strict=True))
+    effects = [n for n in graph.nodes if _changes(n)]
+    if any(ops.name_of(n.target) != "aten.copy_.default" or n.args[0] not in by_place for n in effects):
+        return None
+    found = [by_place[n.args[0]] for n in effects]
+    return None if any(b.is_inference() for b in found) else found
+
+
+@contextlib.contextmanager
+def put_back(owner: torch.nn.Module | None, buffers: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+    """A module that is afterwards as it was before: its attributes, and the values of these buffers of it."""
+    modules = [] if owner is None else list(owner.modules())
+    attributes = [(space, dict(space)) for m in modules for space in (m.__dict__, *(m.__dict__[s] for s in _SPACES))]
+    values = [b.detach().clone() for b in buffers]
+    # autograd is not to notice: who saved a buffer before may go back
+    versions = torch.autograd._unsafe_preserve_version_counter(tuple(buffers))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for space, before in attributes:
+            for name in [n for n in space if n not in before]:
+                del space[name]
+            space.update({n: v for n, v in before.items() if n not in space or space[n] is not v})
+        with torch.no_grad(), versions:
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
 
 
 def hooked(tensor: torch.Tensor) -> bool:
