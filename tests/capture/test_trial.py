@@ -327,13 +327,152 @@ def test_long_calls_are_timed_in_use_for_some_seconds_only() -> None:
     assert calls == 2 * (trial._NOT_COUNTED + trial._FEWEST)
 
 
-def test_training_is_not_timed_in_use(refusing: ReferenceEngine) -> None:
-    module, x = ak.autokernel(Counter()), torch.randn(4, 8, requires_grad=True)
-    module(x).sum().backward()
-    assert not module.forward.in_use and module.calls == 1
+class Grows(torch.nn.Module):
+    """Cannot be put back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.ones(8)), []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.shape)
+        return torch.relu(x) * self.weight
+
+
+class Costs(torch.autograd.Function):
+    """Takes time, on a clock that stands still otherwise, forward and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, clock: list[float], there: float, back: float) -> torch.Tensor:
+        ctx.clock, ctx.seconds = clock, back
+        clock[0] += there
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, given: torch.Tensor) -> Any:
+        ctx.clock[0] += ctx.seconds
+        return given, None, None, None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    found = [0.0]
+    monkeypatch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: found[0]))
+    return found
+
+
+def contest(clock: list[float], one: tuple[float, float], other: tuple[float, float]) -> trial.InUse:
+    ways = {n: (lambda x, c=c: Costs.apply(x, clock, *c)) for n, c in (("one", one), ("other", other))}
+    return trial.InUse(ways, recorded=True)
+
+
+def steps(found: trial.InUse, step: Callable[[torch.Tensor], None], most: int = 400) -> int:
+    """How many until it is settled."""
+    for k in range(most):
+        if found.fastest is not None:
+            return k
+        step(torch.ones(3, requires_grad=True))
+    raise AssertionError("never settled")
+
+
+@pytest.mark.parametrize("one, other, faster", [
+    ((1e-4, 3e-4), (2e-4, 1e-4), "other"), ((1e-4, 1e-4), (1e-4, 2e-4), "one"), ((3e-4, 1e-4), (1e-4, 1e-4), "other"),
+])  # fmt: skip
+def test_training_in_use_counts_both_ways(one: Any, other: Any, faster: str, clock: list[float]) -> None:
+    found = contest(clock, one, other)
+    steps(found, lambda x: found(x).sum().backward())
+    assert found.fastest == faster
+    assert all(len(times) >= trial._ENOUGH for times in (*found.seconds.values(), *found.back.values()))
+
+
+def test_several_calls_before_they_go_back(clock: list[float]) -> None:
+    """What is passed on the way is passed either way; a gradient may be asked for twice, or of some calls alone."""
+    found = contest(clock, (1e-4, 2e-4), (1e-4, 1e-4))
+
+    def step(x: torch.Tensor) -> None:
+        loss = (found(x) + found(x)).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        found(x)
+
+    steps(found, step)
+    assert found.fastest == "other" and sum(map(len, found.back.values())) < found.turns
+
+
+def test_training_that_never_goes_back_is_settled_too(clock: list[float]) -> None:
+    found = contest(clock, (1e-4, 1e-4), (2e-4, 1e-4))
+    assert steps(found, lambda x: found(x)) >= trial._PATIENCE * trial._ENOUGH
+    assert found.fastest == "one"
+
+
+def test_the_way_back_is_not_timed_where_nobody_records(clock: list[float]) -> None:
+    found = contest(clock, (1e-4, 1e-4), (2e-4, 1e-4))
     with torch.no_grad():
-        module(x)
-    assert module.forward.in_use and module.calls == 2
+        steps(found, lambda x: found(x))
+    assert found.fastest == "one"
+    leaf = torch.ones(3, requires_grad=True)
+    passed = trial.InUse({"a": lambda x: (x, None, 3), "b": lambda x: (x, None, 3)}, recorded=True)
+    for _ in range(10):
+        passed(leaf)[0].sum().backward()
+
+
+def test_training_in_use_with_compiled_autograd() -> None:
+    found = trial.InUse({"a": torch.exp, "b": torch.exp}, recorded=True)
+    x = torch.ones(3, requires_grad=True)
+    for _ in range(8):
+        x.grad = None
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+            found(x).sum().backward()
+        torch.testing.assert_close(x.grad, x.exp())
+
+
+@pytest.mark.parametrize("faster", [trial.PLAIN, trial.COMPILED])
+def test_training_that_cannot_be_undone_is_timed_in_use(
+    faster: str, clock: list[float], refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, x = ak.autokernel(Grows()), torch.randn(4, 8)
+    made: list[str] = []
+
+    def way(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            made.append(name)
+            return Costs.apply(Grows.forward(module, *args), clock, 1e-5, 1e-5 if name == faster else 2e-5)
+
+        return call
+
+    monkeypatch.setattr(Accelerated, "_plain", property(lambda self: way(trial.PLAIN)))
+    monkeypatch.setattr(module.forward, "_otherwise", way(trial.COMPILED))
+    for _ in range(60):
+        module(x).sum().backward()
+    assert len(module.seen) == len(made) == 60 and set(made[-20:]) == {faster} and not module.forward.in_use
+    assert len(module.forward.settled) == 1
+
+
+@pytest.mark.parametrize("size, way", [(8, trial.PLAIN), (2**21, trial.COMPILED)])
+def test_which_random_numbers_come_is_known_by_the_size(size: int, way: str, refusing: ReferenceEngine) -> None:
+    class Drops(Grows):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen.append(x.shape)
+            return torch.nn.functional.dropout(x, 0.5)
+
+    module = ak.autokernel(Drops())
+    for _ in range(3):
+        module(torch.ones(size, requires_grad=True)).sum().backward()
+    assert list(module.forward.settled.values()) == [way == trial.PLAIN] and not module.forward.in_use
+
+
+def test_lists_and_dictionaries_are_kinds_by_their_sizes(refusing: ReferenceEngine) -> None:
+    class Batch(Grows):
+        def forward(self, batch: Any) -> torch.Tensor:
+            self.seen.append(1)
+            x = batch["x"] if isinstance(batch, dict) else batch[0]
+            return torch.relu(x) * self.weight
+
+    module = ak.autokernel(Batch())
+    for n in (4, 5, 4):
+        for batch in ({"x": torch.randn(n, 8), 3: 1.5}, [torch.randn(n, 8), 0.5], {"x": torch.randn(n, 8), 3: 2.5}):
+            assert torch.equal(module(batch), Grows.forward(module, batch["x"] if isinstance(batch, dict) else batch[0]))
+    assert len(module.forward.settled) == 4, "by container and size, not by numbers"
 
 
 def test_heavy_and_light_calls_by_turns_do_not_decide() -> None:

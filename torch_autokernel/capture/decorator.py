@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import operator
 import types
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch.compiler import is_dynamo_compiling
+from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import direct
 from torch_autokernel.capture.ambient import load_compiler, traces_here
@@ -46,6 +48,8 @@ _NOWHERE = object()
 _MOST_KINDS = 32  # of calls for which it is found out what is faster
 _MOST_FAILED = 128
 _MOST_VALUES = 3  # of numbers that calls are given, otherwise alike, for which plans are looked for
+_SMALL = 2**20  # elements
+_MOST_WITHIN = 16  # items of a list or dictionary that are looked at
 _ALIKE = 4  # factor of elements up to which what is faster for one call is so for another
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
@@ -271,9 +275,15 @@ class Accelerated:
             return False
         pays = lambda: None if kwargs else compiling_pays(self.original, args, self.module, self._otherwise, resolved)
         found = direct.or_reason(pays, resolved, "a call cannot be timed")
-        if found is None and resolved.on_miss == "generate" and not self._records((*args, *kwargs.values())):
-            self.in_use[kind] = InUse({COMPILED: self._otherwise, PLAIN: self._plain})
+        if found is None and resolved.on_miss == "generate":
+            recorded, small = self._records((*args, *kwargs.values())), self._is_small((args, kwargs))
+            self.in_use[kind] = InUse({COMPILED: self._otherwise, PLAIN: self._plain}, recorded, small)
         return found is False
+
+    def _is_small(self, given: Any) -> bool:
+        """Whether so little goes into a call that what torch.compile costs may be what it gains."""
+        state = [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
+        return sum(t.numel() for t in (*pytree.tree_leaves(given), *state) if isinstance(t, torch.Tensor)) <= _SMALL
 
     @functools.cached_property
     def trainer(self) -> Trainer:
@@ -419,7 +429,17 @@ def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any] = types.MappingProxyT
     """What decides whether torch.compile pays: of numbers only that there are some."""
     if kwargs:
         args = (*args, tuple(kwargs), tuple(kwargs.values()))
-    return torch.is_grad_enabled(), records(args), tuple([_number(part) for part in shapes(args)])
+    return torch.is_grad_enabled(), records(args), tuple([_shape(a) for a in args])
+
+
+def _shape(argument: Any) -> Any:
+    """As `shapes` has it, of lists and dictionaries too, and any number in the place of one."""
+    if type(argument) is list:
+        return list, len(argument), *map(_shape, argument[:_MOST_WITHIN])
+    if type(argument) is dict:
+        within = itertools.islice(argument.items(), _MOST_WITHIN)
+        return dict, len(argument), *[(key if type(key) is str else type(key), _shape(value)) for key, value in within]
+    return _number(shapes((argument,))[0])
 
 
 def _number(part: Any) -> Any:

@@ -44,6 +44,7 @@ ROUNDS = 60
 SECONDS = 3.0
 _NOT_COUNTED = 2  # the first compiles, the second may do so for sizes that turn out to vary
 _FEWEST, _ENOUGH = 5, 16  # calls by each way
+_PATIENCE = 4
 _OUTLIER = 10  # times the median
 _STALL = 0.2  # seconds of a call that compiles
 PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
@@ -144,16 +145,20 @@ def compiling_pays(
 
 class InUse:
     """Two ways to make a call of one kind, timed on the calls that the user makes: each call is made once, by one way or the
-    other. So calls can be compared that must not be repeated: a module that keeps what it saw, say. Only for calls
-    without a backward pass, of which nothing could be timed here."""
+    other. So calls can be compared that must not be repeated: a module that keeps what it saw, say. Of `recorded` calls the
+    backward pass is timed too, from where it comes to their results to its end: what else it passes, it passes either way.
+    Which random numbers come must not depend on a clock: the second way has them if the call is `small`, else the first."""
 
-    def __init__(self, ways: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, ways: Mapping[str, Callable[..., Any]], recorded: bool = False, small: bool = False) -> None:
         self.ways = dict(ways)
+        self.recorded, self.small = recorded, small
         self.seconds: dict[str, list[float]] = {name: [] for name in ways}
+        self.back: dict[str, list[float]] = {name: [] for name in ways}
         self.turns = 0
         self.spent = 0.0
         self.draws = False  # random numbers
         self.stalls = 0  # of the first way
+        self.ended: Callable[[], None] = _nothing  # of the way back that is being timed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # the parity of a number's bits: calls that differ in a regular way, heavy and light by turns, meet both ways alike
@@ -168,23 +173,52 @@ class InUse:
         if self.turns > 2 * _NOT_COUNTED:
             self.seconds[name].append(took)
             self.spent += took
+            if self.recorded:
+                self._time_the_way_back(name, result)
         return result
+
+    def _time_the_way_back(self, name: str, result: Any) -> None:
+        """From the first gradient of a result to the end of the pass, or to where an earlier call's way back begins."""
+        begun: list[float] = []
+
+        def begin(_given: Any) -> None:
+            if begun or torch.compiler.is_compiling():  # by compiled autograd
+                return
+            self.ended()
+            begun.append(time.perf_counter())
+            self.ended = end
+            torch.autograd.Variable._execution_engine.queue_callback(end)
+
+        def end() -> None:
+            if self.ended is end:
+                self.back[name].append(time.perf_counter() - begun[0])
+                self.ended = _nothing
+
+        leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor) and t.requires_grad]
+        for node in {t.grad_fn for t in leaves if t.grad_fn is not None}:
+            node.register_prehook(begin)
 
     @property
     def fastest(self) -> str | None:
         """The way that is faster on average, outliers aside; None while too little was seen. Where random numbers are drawn it
-        is the first way at once, for both draw others; where that is compiled anew time and again it is the second."""
+        is known at once, for both draw others; where the first is compiled anew time and again it is the second."""
         first, second = self.ways
         if self.draws:
-            return first
+            return second if self.small else first
         if self.stalls > 2 and max(self.seconds[second], default=0.0) < _STALL:
             return second
         seen = min(map(len, self.seconds.values()))
         if seen < _FEWEST or (seen < _ENOUGH and self.spent < SECONDS):
             return None
-        means = {name: _usual(times) for name, times in self.seconds.items()}
+        back = self.recorded and min(map(len, self.back.values())) >= _FEWEST
+        if self.recorded and not back and seen < _PATIENCE * _ENOUGH:
+            return None  # gradients are asked for later, or never
+        means = {name: _usual(times) + (_usual(self.back[name]) if back else 0.0) for name, times in self.seconds.items()}
         log.info("trial: in use, %s", ", ".join(f"{name} takes {1e6 * s:.0f} us" for name, s in means.items()))
         return min(means, key=lambda name: means[name])
+
+
+def _nothing() -> None: ...
 
 
 def _usual(times: Sequence[float]) -> float:
