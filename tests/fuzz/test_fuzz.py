@@ -54,3 +54,9 @@ def test_shrinking_keeps_what_fails() -> None:
 
     small = shrink(program, fails, lambda p: values_of(p, graphs.inputs_of(p, 0)))
     assert [s.name for s in small.steps] == ["sum", "exp"] and len(small.outputs) == 1
+
+
+def test_loops_over_nothing_are_not_split_for_ever() -> None:
+    """A reshape to a size of 0 beside others: the search for common axes went on and on."""
+    made = [kernels.generate(r.signature, kernels.SCHEDULES[0], r.sizes, 2) for r in kernels.regions_of(1400138)]
+    assert len(made) == 3

@@ -309,6 +309,8 @@ class Former:
 
     def _align(self, sweep: Sweep, shape: ir.Shape, names: list[str]) -> Index | None:
         """The shape's dimensions as digits of the named axes, in order; splits axes where that helps."""
+        if 0 in shape:  # which has no digits
+            return None
         out: list[Affine] = []
         todo = list(reversed(names))
         for size in shape:
