@@ -180,6 +180,18 @@ def test_second_derivatives_read_what_was_there(engine: ReferenceEngine) -> None
                 torch.autograd.grad(first[0].sum(), args)
 
 
+def test_second_derivatives_of_what_was_changed_before(engine: ReferenceEngine) -> None:
+    fast, args = ak.autokernel(residual), (leaf(6, 16), leaf(6, 16, needs=False), leaf(16))
+    fast(*args)
+    assert len(plans(fast)) == 1
+    args[1].add_(1)
+    found = []
+    for f in (fast, residual):
+        first = torch.autograd.grad(f(*args).square().sum(), args[::2], create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), args[::2]))
+    torch.testing.assert_close(*found, rtol=2e-5, atol=2e-4)
+
+
 def test_a_changed_input_is_an_error_as_in_eager(pair: Any) -> None:
     for f in pair[:2]:
         x, w = leaf(6, 16).clone(), leaf(16)

@@ -259,7 +259,6 @@ PyObject* call(PyObject* self, PyObject* args, PyObject* kwargs) {
     if (!THPVariable_Check(one)) return PyErr_SetString(PyExc_TypeError, "takes tensors"), nullptr;
     const Tensor& t = THPVariable_Unpack(one);
     if (t.is_inference()) return PyErr_SetString(plan->miss, "a tensor was made in inference mode"), nullptr;
-    if (t._fw_grad(0).defined()) return PyErr_SetString(plan->miss, "a tensor has a forward-mode tangent"), nullptr;
     records = records || t.requires_grad();
     tensors.push_back(t);
   }
