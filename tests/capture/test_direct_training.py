@@ -255,6 +255,20 @@ def test_nothing_is_held(function: Any, backward: bool, engine: ReferenceEngine)
     assert [ref() for ref in gone] == [None] * 3
 
 
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_result_that_is_saved_is_not_held(backward: bool, engine: ReferenceEngine) -> None:
+    fast, gone = ak.autokernel(lambda x: torch.sigmoid(x * 2)), []
+    for _ in range(3):
+        x = leaf(6, 16)
+        out = fast(x)
+        gone += [weakref.ref(x), weakref.ref(out), weakref.ref(out.untyped_storage())]
+        if backward:
+            out.sum().backward()
+        del x, out
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 9 and len(plans(fast)) == 1
+
+
 def test_gradients_that_a_trial_asks_for_are_not_noticed(engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "timed", True)
     monkeypatch.setattr(direct_training, "SMALL", 1e9)
