@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tests.fuzz import graphs
-from tests.propose.running import EPS, compile_all, random_inputs, reference, run
+from tests.propose.running import EPS, allocate, compile_all, random_inputs, reference, run
 from torch_autokernel.core.types import Region
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.index import Refused
@@ -57,14 +57,21 @@ def compare(region: Region, inputs: list[torch.Tensor], got: list[torch.Tensor],
         if not g.is_floating_point():
             assert torch.equal(g, e), f"{what} output {k} differs"
             continue
-        fine = torch.isfinite(e) & torch.isfinite(o)
-        assert torch.equal(torch.nan_to_num(g[~fine]), torch.nan_to_num(e[~fine])), f"{what} output {k}: special values"
+        # of what overflows in eager's dtype alone, or is on the brink, nothing can be asked
+        alike = torch.stack([_class(t) == _class(e) for t in (o, *(m[k] for m in moved))]).all(0)
+        fine, special = torch.isfinite(e) & alike, ~torch.isfinite(e) & alike
+        assert torch.equal(_class(g)[special], _class(e)[special]), f"{what} output {k}: special values"
         if not fine.any():
             continue
         far = lambda t: (t.double() - o.double())[fine].abs().nan_to_num(0).max()  # noqa: E731, B023
         largest = o[fine].abs().double().max().clamp(min=0.1)
         limit = max(3 * far(e), 4 * max(far(m[k]) for m in moved), 6 * EPS[g.dtype] * largest)
         assert (g[fine].isfinite()).all() and far(g) <= limit, f"{what} output {k}: error {far(g):.3g}, allowed {limit:.3g}, largest {largest:.3g}"
+
+
+def _class(t: torch.Tensor) -> torch.Tensor:
+    """0 for a finite value, 1 and -1 for infinities, 2 for NaN."""
+    return torch.where(t.isnan(), 2, torch.where(t.isinf(), t.sign(), 0).nan_to_num(0)).to(torch.int8)
 
 
 def _nudged(t: torch.Tensor) -> torch.Tensor:
@@ -76,6 +83,16 @@ def _nudged(t: torch.Tensor) -> torch.Tensor:
     return (flat * (1 + 2 * EPS[t.dtype] * (2 * torch.rand(count, dtype=torch.float64) - 1))).as_strided(t.shape, t.stride())
 
 
+def _overlaps(t: torch.Tensor) -> bool:
+    """Whether dimensions, the closest first, are not further apart than what lies within them."""
+    reach = 1
+    for stride, size in sorted((s, n) for s, n in zip(t.stride(), t.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
 def wrong_results(region: Region, kernel: Kernel, entry: Any, seed: int) -> list[str]:
     """Complaints, one for each set of sizes at which the kernel differs."""
     out = []
@@ -84,6 +101,8 @@ def wrong_results(region: Region, kernel: Kernel, entry: Any, seed: int) -> list
         try:
             inputs = random_inputs(region.signature, sizes)
             reference(region, inputs, False)
+            if any(map(_overlaps, allocate(region.signature, sizes))):
+                continue  # strides that no output has: two elements at one place
         except (RuntimeError, IndexError, ValueError):
             continue  # the stride symbols of these sizes make no tensor, or the reference refuses them
         try:
