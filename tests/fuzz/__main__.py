@@ -1,5 +1,6 @@
 """Long runs: `python -m tests.fuzz graphs 0 2000` checks capture on the programs of seeds 0 to 1999; `python -m tests.fuzz
-kernels 0 200` compiles and runs what the generator makes of their regions. A failing program is printed, shrunk."""
+kernels 0 200` compiles and runs what the generator makes of their regions; `... decorated 0 500` trains them as decorated
+functions. A failing program is printed, shrunk."""
 
 from __future__ import annotations
 
@@ -31,6 +32,10 @@ if __name__ == "__main__":
     what, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if what == "graphs":
         sys.exit(run_graphs(first, last))
+    if what == "decorated":
+        from tests.fuzz import decorated
+
+        sys.exit(decorated.run(first, last))
     from tests.fuzz import kernels
 
     sys.exit(kernels.main(first, last))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fuzz import graphs, kernels
+from tests.fuzz import decorated, graphs, kernels
 from tests.fuzz.programs import Given, Program, Step, shrink
 from tests.fuzz.steps import random_program, values_of
 from tests.propose.running import compile_all
@@ -37,6 +37,11 @@ def test_generated_kernels(tmp_path: Path) -> None:
     for name, (region, kernel) in made.items():
         complaints = kernels.wrong_results(region, kernel, getattr(library, name), 7)
         assert not complaints, "\n".join([region.reference, *complaints])
+
+
+def test_decorated_programs_train_as_plain_ones() -> None:
+    assert decorated.run(1600000, 1600030) == 0
+    assert [decorated.outcome(decorated.drawn(seed), seed) for seed in (1600016, 1600020, 1600036)] == [decorated.PLANNED] * 3
 
 
 def test_a_seed_is_always_the_same_program() -> None:
