@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import torch
 
-from torch_autokernel.core import deadline
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import AutoKernelError
 from torch_autokernel.core.types import digest
@@ -32,7 +31,7 @@ TEXT = Path(__file__).with_name("recorded.cpp")
 MODULE = "autokernel_recorded"
 FLAGS = ("-O2", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-shared")
 LIBRARIES = ("-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python")
-SECONDS = 60.0  # a build takes 20 where nothing else runs; it is not begun with less
+SECONDS = 30.0  # a build takes 20 where nothing else runs; it is not begun where a search may take less
 MOST_SECONDS = 300.0
 
 Recorder = Callable[..., Any]  # the type `Recorder` of recorded.cpp: made from two kernels, called with tensors
@@ -50,23 +49,21 @@ _loaded: dict[str, Recorder | None] = {}
 
 
 def recorder(tools: Tools, config: Config) -> Recorder | None:
-    """The type, from the cache or, where misses are searched and the budget leaves time, built; None where there is none, with
-    the reason in the log. One that could not be built is not tried again by this process."""
+    """The type, from the cache or, where misses are searched, built; None where there is none, with the reason in the log.
+    Built once on a machine: that may take as long as a search, and is not taken from one's budget. What could not be built is
+    not tried again by this process."""
     compiler = find_compiler()
     if isinstance(compiler, str):
         return None
     name = f"recorded-{_identity(compiler)[:32]}.so"
     if name not in _loaded:
         content = tools.tool(name)
-        if content is None and config.on_miss == "generate":
-            with deadline.from_purse(config.max_seconds) as seconds:
-                if seconds < SECONDS:
-                    return None
-                content = _built(compiler, min(seconds, MOST_SECONDS))
+        if content is None:
+            if config.on_miss != "generate" or config.max_seconds < SECONDS:
+                return None
+            content = _built(compiler, min(config.max_seconds, MOST_SECONDS))
             if content is not None:
                 _keep(tools, name, content)
-        elif content is None:
-            return None
         _loaded[name] = None if content is None else _load(content)
     return _loaded[name]
 
