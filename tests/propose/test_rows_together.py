@@ -94,4 +94,12 @@ def test_long_rows_from_memory_are_tried_together() -> None:
         return {s.together for s in schedules(region, AVX2) if isinstance(s, Schedule)}
 
     assert groups(300, 4096) == {1, 4}
-    assert groups(300, 512) == groups(8, 4096) == groups(8, 80000) == {1}
+    assert groups(3000, 512) == groups(80, 80000) == {1}
+
+
+def test_rows_in_the_cache_are_tried_together() -> None:
+    """Where a row's sum waits for the next step, other rows are at work."""
+    region = trace(rms_norm, [R(64, 768), R(768)])[0].region
+    assert [s.together for s in schedules(region, AVX2)].index(4) <= 3
+    (alone,) = [trace(lambda x: torch.tanh(x) * 2, [R(64, 768)])[0].region]
+    assert {s.together for s in schedules(alone, AVX2)} == {1}

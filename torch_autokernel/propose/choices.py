@@ -103,6 +103,8 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
         yield dataclasses.replace(first, apart=1)
     yield dataclasses.replace(first, lanes=native)
     yield dataclasses.replace(first, lanes=(2 if half else 4) * native)
+    if not large and _reduces(region):  # what one row's sum waits for, others fill
+        yield dataclasses.replace(first, together=4)
     if may_help(region.signature):
         yield dataclasses.replace(first, gathers=1)
     if any(s.shape and 1 < _hint(region, s.shape[-1]) <= SHORTEST for s in region.signature.inputs):
