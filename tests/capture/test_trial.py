@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
+import time
 import types
 import weakref
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import torch
 
 import torch_autokernel as ak
 from tests.capture.engines import ReferenceEngine
-from torch_autokernel.capture import direct, trial
+from torch_autokernel.capture import direct, purity, trial
 from torch_autokernel.capture.decorator import Accelerated
 from torch_autokernel.capture.whole import region_of
 from torch_autokernel.core.config import config
@@ -310,7 +312,7 @@ def test_what_must_not_be_repeated_is_timed_in_use(
         assert torch.equal(module(x), x.relu())
     assert module.calls == len(made) == 50
     turns = 2 * (trial._NOT_COUNTED + trial._ENOUGH)
-    assert made[:4] == [trial.COMPILED, trial.PLAIN, trial.PLAIN, trial.COMPILED]
+    assert made[:4] == [trial.PLAIN, trial.COMPILED, trial.PLAIN, trial.COMPILED]
     assert sum(name == trial.PLAIN for name in made[:turns]) == turns // 2
     assert set(made[turns:]) == {faster} and not module.forward.in_use
     assert module.forward.known is not None, "what is settled is found in C"
@@ -502,7 +504,7 @@ def test_random_numbers_are_drawn_in_one_way() -> None:
     while contest.fastest is None:
         contest()
         calls += 1
-    assert contest.fastest == "compiled" and calls == 2
+    assert contest.fastest == "compiled" and calls == 1
 
 
 def test_what_compiles_again_and_again_is_left() -> None:
@@ -704,3 +706,175 @@ def test_what_cannot_be_put_back_is_not_made_again() -> None:
     with torch.inference_mode():
         module.norm.running_mean = torch.zeros(8)
     assert trial.repeatable(Normed.forward, (x,), module, True) is None
+
+
+class Caches(Normed):
+    """Makes a container, and adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.cache is None:
+            self.cache = {}
+        if len(x) not in self.cache:
+            self.cache[len(x)] = x.detach().sum()
+        return self.norm(x) * self.cache[len(x)]
+
+
+def test_containers_that_are_kept_are_left_alone(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(0.5, monkeypatch)
+    plain = Caches()
+    fast, xs = ak.autokernel(copy.deepcopy(plain)), [torch.randn(n, 8) for n in (4, 5, 4, 6)]
+    counted(fast.forward, monkeypatch)
+    torch.testing.assert_close(trained(fast, xs), trained(plain, xs), rtol=0, atol=0)
+    assert fast.cache.keys() == plain.cache.keys() and all(type(v) is torch.Tensor for v in fast.cache.values())
+
+
+class Remembers(torch.nn.Module):
+    """Its state hangs on the graph of the calls before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = torch.nn.Linear(8, 8)
+        self.register_buffer("state", torch.zeros(4, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.state = torch.tanh(self.lin(x)) + 0.9 * self.state * torch.sigmoid(self.state)
+        return self.state
+
+
+def test_a_trial_does_not_go_back_through_what_a_module_remembers(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(0.5, monkeypatch)
+    plain, found = Remembers(), []
+    for module in (plain, ak.autokernel(copy.deepcopy(plain))):
+        if module is not plain:
+            counted(module.forward, monkeypatch)
+        x, other = torch.ones(4, 8), torch.ones(4, 8, requires_grad=True)
+        for _ in range(2):
+            module.state = module.state.detach()
+            (module(x) + module(other) + module(x)).sum().backward()
+        found.append([p.grad for p in module.parameters()] + [other.grad])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("kind", [Normed, Keeps, Grows])
+def test_checkpoints_see_the_same_operations_again(kind: type, refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    measured(2.0, monkeypatch)
+    plain, found = kind(), []
+    for module in (plain, ak.autokernel(copy.deepcopy(plain))):
+        module.zero_grad()
+        for k in range(4):
+            x = torch.linspace(-1, 2, 32).view(4, 8) + k
+            checkpoint(module, x, use_reentrant=False).square().sum().backward()
+            module(x).square().sum().backward()
+        found.append([p.grad for p in module.parameters()])
+    torch.testing.assert_close(*found)
+
+
+def test_trials_of_other_threads_are_waited_for(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a module is not as its users know it nobody else looks at it."""
+    within, go_on, order = threading.Event(), threading.Event(), []
+    fast = ak.autokernel(Keeps())
+
+    def samples(contenders: dict[str, Callable[[], Any]]) -> Any:
+        for call in contenders.values():
+            call()
+        within.set()
+        go_on.wait(10)
+        order.append("trial over")
+        return lambda one, other: Ratio(0.5)
+
+    monkeypatch.setattr(trial, "_samples", samples)
+    counted(fast.forward, monkeypatch)
+
+    def other() -> None:
+        within.wait(10)
+        fast(torch.randn(5, 8)).sum().backward()
+        order.append("other call")
+
+    threads = [threading.Thread(target=lambda: fast(torch.randn(4, 8)).sum().backward()), threading.Thread(target=other)]
+    for t in threads:
+        t.start()
+    within.wait(10)
+    time.sleep(0.2)
+    assert order == []
+    go_on.set()
+    for t in threads:
+        t.join(30)
+    assert order[0] == "trial over" and "other call" in order
+    assert fast.calls == 2 and int(fast.norm.num_batches_tracked) == 2
+
+
+def test_a_view_without_a_way_back_is_not_timed(clock: list[float]) -> None:
+    def stale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = x * 2
+        a, _b = h.chunk(2)
+        with torch.no_grad():
+            h.clamp_(-1, 1)
+        return h, a
+
+    found = trial.InUse({"one": stale, "other": stale}, recorded=True)
+    for _ in range(8):
+        h, _a = found(torch.ones(4, requires_grad=True))
+        h.sum().backward()
+
+
+def test_gradients_of_gradients_settle_for_the_call_as_it_is(clock: list[float]) -> None:
+    made: list[str] = []
+
+    def compiled(x: torch.Tensor) -> torch.Tensor:
+        made.append("compiled")
+        return x.exp()
+
+    found = trial.InUse({"compiled": compiled, "plain": torch.exp}, recorded=True)
+    x = torch.ones(3, requires_grad=True)
+    (g,) = torch.autograd.grad(found(x).sum(), x, create_graph=True)
+    g.sum().backward()
+    assert found.fastest == "plain" and not made
+
+
+def test_odd_containers_are_some_kind(refusing: ReferenceEngine) -> None:
+    fast, x, within = ak.autokernel(lambda x, extra: x * 2), torch.randn(4), []
+    within.append(within)
+    themselves: dict[str, Any] = {}
+    themselves["me"] = themselves
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    for extra in (within, themselves, [nested], [[1.0] * 100] * 100):
+        for _ in range(2):
+            assert torch.equal(fast(x, extra), x * 2)
+
+
+def test_methods_of_base_classes_are_read_too() -> None:
+    class Derived(Grows):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(super().forward(x))
+
+    class Called(torch.nn.Linear):
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return super().__call__(x)
+
+    class Holds(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Called(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.part(x)
+
+    class Fine(Normed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(super().forward(x))
+
+    assert "may change" in str(purity.watch(Derived.forward, Derived()).reason)
+    assert "to be called" in str(purity.watch(Holds.forward, Holds()).reason)
+    assert purity.watch(Fine.forward, Fine()).reason is None
+
+
+def test_lazy_modules(refusing: ReferenceEngine) -> None:
+    fast = ak.autokernel(torch.nn.Sequential(torch.nn.LazyLinear(8), torch.nn.ReLU()))
+    for _ in range(3):
+        assert fast(torch.randn(4, 5)).shape == (4, 8)

@@ -53,6 +53,11 @@ def traces_here() -> bool:
     return getattr(_TRACES, "here", False)
 
 
+def hooks_on_saved() -> bool:
+    """Whether what autograd saves goes through hooks: in a checkpoint, or to be kept elsewhere."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 _LOADING = threading.Lock()
 
 

@@ -21,7 +21,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import direct
-from torch_autokernel.capture.ambient import load_compiler, traces_here
+from torch_autokernel.capture.ambient import hooks_on_saved, load_compiler, traces_here
 from torch_autokernel.capture.arguments import identity, positions, records, shapes, without_numbers
 from torch_autokernel.capture.around import plan_around
 from torch_autokernel.capture.backend import UNCOMPILED, warn_once
@@ -30,7 +30,7 @@ from torch_autokernel.capture.direct_training import TrainingPlan, make_training
 from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
-from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, compiling_pays
+from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, compiling_pays, settled_elsewhere
 from torch_autokernel.core import deadline
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
@@ -49,7 +49,7 @@ _MOST_KINDS = 32  # of calls for which it is found out what is faster
 _MOST_FAILED = 128
 _MOST_VALUES = 3  # of numbers that calls are given, otherwise alike, for which plans are looked for
 _SMALL = 2**20  # elements
-_MOST_WITHIN = 16  # items of a list or dictionary that are looked at
+_MOST_WITHIN = 16  # items of lists and dictionaries that are looked at
 _ALIKE = 4  # factor of elements up to which what is faster for one call is so for another
 _PATIENCE = 63  # calls that go to torch.compile unasked after one that can have no plan: to ask costs up to 20 us
 
@@ -68,6 +68,7 @@ class Accelerated:
         self.failed: set[Any] = set()
         self.values: dict[Any, int] = {}  # for how many numbers a plan was looked for, by what else decides
         self.patience = 0
+        self.initialized = False
         self.reason = ""
         self.cuts = goes_over_time(function, module)  # a graph around it
         self.part = False  # of a decorated module, decorated with it
@@ -89,6 +90,9 @@ class Accelerated:
             args, kwargs = self._in_place(args, kwargs)
         if self.known is not None and not kwargs and (result := self.known(args)) is not direct.MISS:
             return result
+        if not self.initialized and not self._is_initialized():
+            return self._plain(*args, **kwargs)
+        settled_elsewhere()
         if self.patience and not self.plans and not (self.trainer.loops and (self.cuts or self.trainer.plans)):
             self.patience -= 1
             return self._plain(*args, **kwargs) if traces_here() else self._without_plan(args, kwargs)
@@ -118,7 +122,7 @@ class Accelerated:
 
     def _without_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call through torch.compile, or as it is where that was found to be faster for calls of this kind."""
-        if self.tries:
+        if self.tries or (hooks_on_saved() and torch.is_grad_enabled()):
             return self._plain(*args, **kwargs)
         if self.parts.found and direct.plain_world() and not config.resolve(self.options).disable:
             kind = self._records(args), *(a.shape for a in args if isinstance(a, torch.Tensor))
@@ -283,7 +287,17 @@ class Accelerated:
     def _is_small(self, given: Any) -> bool:
         """Whether so little goes into a call that what torch.compile costs may be what it gains."""
         state = [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
-        return sum(t.numel() for t in (*pytree.tree_leaves(given), *state) if isinstance(t, torch.Tensor)) <= _SMALL
+        try:
+            leaves = [t for t in (*pytree.tree_leaves(given), *state) if isinstance(t, torch.Tensor)]
+        except RecursionError:  # a container that holds itself
+            return True
+        return sum(t.numel() for t in leaves) <= _SMALL
+
+    def _is_initialized(self) -> bool:
+        """Whether all parameters and buffers are there: those of lazy modules come with the first call."""
+        state = [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
+        self.initialized = not any(map(torch.nn.parameter.is_lazy, state))
+        return self.initialized
 
     @functools.cached_property
     def trainer(self) -> Trainer:
@@ -384,6 +398,8 @@ class Accelerated:
         what is done to tensors of inference mode, which compiled functions try to save."""
         if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.is_inference() for a in args):
             return self._plain(*args, **kwargs)
+        if hooks_on_saved() and torch.is_grad_enabled():  # a checkpoint saves again what was saved, by the same operations
+            return self._plain(*args, **kwargs)
         if direct.goes_through_nothing_compiled():
             return self._plain(*args, **kwargs)
         token = UNCOMPILED.set([])
@@ -429,17 +445,31 @@ def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any] = types.MappingProxyT
     """What decides whether torch.compile pays: of numbers only that there are some."""
     if kwargs:
         args = (*args, tuple(kwargs), tuple(kwargs.values()))
-    return torch.is_grad_enabled(), records(args), tuple([_shape(a) for a in args])
+    if list in (kinds := {type(a) for a in args}) or dict in kinds:
+        return torch.is_grad_enabled(), records(args), _shapes_within(args)
+    return torch.is_grad_enabled(), records(args), tuple([_number(part) for part in shapes(args)])
 
 
-def _shape(argument: Any) -> Any:
-    """As `shapes` has it, of lists and dictionaries too, and any number in the place of one."""
-    if type(argument) is list:
-        return list, len(argument), *map(_shape, argument[:_MOST_WITHIN])
-    if type(argument) is dict:
-        within = itertools.islice(argument.items(), _MOST_WITHIN)
-        return dict, len(argument), *[(key if type(key) is str else type(key), _shape(value)) for key, value in within]
-    return _number(shapes((argument,))[0])
+def _shapes_within(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As `shapes` has it, of the first items of lists and dictionaries too."""
+    left = _MOST_WITHIN
+
+    def shape(argument: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            return None
+        if type(argument) is list:
+            return list, len(argument), *[shape(value) for value in argument[:left]]
+        if type(argument) is dict:
+            within = itertools.islice(argument.items(), left)
+            return dict, len(argument), *[(key if type(key) is str else type(key), shape(value)) for key, value in within]
+        return _number(shapes((argument,))[0])
+
+    try:
+        return tuple([shape(a) for a in args])
+    except RuntimeError:  # of a tensor that has no sizes, or that another thread changes a dictionary
+        return (None,) * len(args)
 
 
 def _number(part: Any) -> Any:

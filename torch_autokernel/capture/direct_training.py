@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import purity
-from torch_autokernel.capture.ambient import tracing_alone
+from torch_autokernel.capture.ambient import hooks_on_saved, tracing_alone
 from torch_autokernel.capture.beside import Beside, refuted
 from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.direct import SLOWER, watched_world
@@ -339,7 +340,7 @@ def make_training_plan(
     watched = watched_for_training(function, module, tensors)
     if isinstance(watched, str):
         return watched
-    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    if hooks_on_saved():
         return "there are hooks on what autograd saves"
     with torch.random.fork_rng(devices=[]):
         return _planned(function, args, module, config, watched, route)
@@ -362,13 +363,28 @@ def _planned(
     if isinstance(decisions, str):
         return decisions
     forward, backward = (guarded(d.entry.signature, engine.load(d.entry)) for d in decisions if d.entry is not None)
-    flat, _spec = flattened(function, args, module)
-    plan = TrainingPlan(_Kernels(of, spec, forward, backward, flat), args, watched, module, by := _recorder(engine, config))
+    kernels, by = _Kernels(of, spec, forward, backward, _plainly(function, args, module)), _recorder(engine, config)
+    plan = TrainingPlan(kernels, args, watched, module, by)
     if reason := refuted(Beside(plan.run, function, args, module)):
         return reason
     contest = {KERNEL: step(route(plan), args, wanted), PLAIN: plain}
     pays = kernels_pay(of.forward.captured.region, decisions, contest, "Python" if by is None else "C++", config)
     return plan if pays else SLOWER
+
+
+def _plainly(function: Function, args: tuple[Any, ...], module: torch.nn.Module | None) -> Function:
+    """The call as a function of its tensors. It does not keep the module: a result that the module keeps would keep that."""
+    given = tuple([torch.empty(0) if isinstance(a, Tensor) else a for a in args])
+    if module is None:
+        return flattened(function, given)[0]
+    owner = weakref.ref(module)
+
+    def plainly(*tensors: Tensor) -> Any:
+        if (here := owner()) is None:
+            raise RuntimeError("gradients of gradients go through a module that is gone; keep it until they are computed")
+        return flattened(function, given, here)[0](*tensors)
+
+    return plainly
 
 
 def _recorder(engine: Engine, config: Config) -> Recorder | None:

@@ -150,6 +150,7 @@ class _Inspector:
     def __init__(self, repeat: bool = False) -> None:
         self.repeat = repeat
         self.stored: set[str] = set()  # attributes of modules
+        self.supers = False  # whether methods call those of base classes
         self.found = Watched()
         self.seen: set[Any] = set()
         self.names: set[str] = set()
@@ -231,6 +232,8 @@ class _Inspector:
                 continue
             if "forward" in module.__dict__:
                 raise _Impure(f"{type(module).__name__} has its own forward on the instance")
+            if type(module).__call__ is not torch.nn.Module.__call__:
+                raise _Impure(f"{type(module).__name__} has a way of its own to be called")
             self.function(type(module).forward)
 
     def names_of_modules(self) -> None:
@@ -240,12 +243,15 @@ class _Inspector:
         done: set[str] = set()
         while fresh := self.names - done:
             done |= fresh
+            if "super" in fresh:  # what classes have of the names that were looked at, and of others, their bases may do too
+                self.supers, fresh = True, done
             for module in self.modules:
                 if type(module).__module__.split(".")[0] != "torch":
                     self._attributes(module, fresh)
         for module in self.modules if self.stored else ():
             kind = type(module)
             own = [n for n in self.stored if hasattr(inspect.getattr_static(kind, n, None), "__set__")]
+            own += [n for n in self.stored if n in module._parameters or n in module._modules]
             if own or kind.__setattr__ is not torch.nn.Module.__setattr__:
                 raise _Impure(f"attributes of {kind.__name__} are set by code of its own")
 
@@ -255,19 +261,24 @@ class _Inspector:
 
     def _attributes(self, module: torch.nn.Module, names: Iterable[str]) -> None:
         for name, value in module.__dict__.items():
-            if name in _UNWATCHED_ATTRIBUTES or name not in names or is_constant(value) or name in self.stored:
+            if name in _UNWATCHED_ATTRIBUTES or name not in names or is_constant(value):
                 continue
+            if name in self.stored and type(value) is torch.Tensor:
+                continue  # another one is put in its place
             if not isinstance(value, (types.BuiltinFunctionType, types.FunctionType)):
                 raise _Impure(f"{type(module).__name__}.{name} is a {type(value).__name__} that may change")
             self.found.entries.append((module.__dict__, name, value))
             self.value(value, f"{type(module).__name__}.{name}")
+        own = [c for c in type(module).__mro__ if c.__module__.split(".")[0] != "torch"]
         for name in names:
-            static = next(
-                (vars(c)[name] for c in type(module).__mro__ if name in vars(c) and c.__module__.split(".")[0] != "torch"), None
-            )
-            if isinstance(static, property):
-                self.function(static.fget)
-            elif isinstance(static, (types.FunctionType, staticmethod, classmethod)):
-                self.function(getattr(static, "__func__", static))
-            elif static is not None and not is_constant(static):
-                raise _Impure(f"{type(module).__name__}.{name} is a {type(static).__name__} that may change")
+            found = [vars(c)[name] for c in own if name in vars(c)]
+            for static in found if self.supers else found[:1]:
+                self.static(static, f"{type(module).__name__}.{name}")
+
+    def static(self, value: Any, name: str) -> None:
+        if isinstance(value, property):
+            self.function(value.fget)
+        elif isinstance(value, (types.FunctionType, staticmethod, classmethod)):
+            self.function(getattr(value, "__func__", value))
+        elif value is not None and not is_constant(value):
+            raise _Impure(f"{name} is a {type(value).__name__} that may change")

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import logging
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from torch_autokernel.capture import ops, purity
-from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.ambient import ordinary_torch, traces_here
 from torch_autokernel.capture.arguments import identity
 from torch_autokernel.capture.holder import flat, held, nested, regrouped, without_self
 from torch_autokernel.capture.record import Record, note
@@ -48,6 +49,9 @@ _PATIENCE = 4
 _OUTLIER = 10  # times the median
 _STALL = 0.2  # seconds of a call that compiles
 PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
+_CHANGING = threading.RLock()  # held while modules are not as their users know them
+_changing: list[int] = []  # the thread that holds it
+_LONGEST_TRIAL = 60.0  # seconds
 _SPACES = ("_parameters", "_buffers", "_modules")
 Calls = Mapping[str, Callable[[], Any]]
 
@@ -137,7 +141,8 @@ def compiling_pays(
     known = recall(_key(name(), engine), {COMPILED: ""}, engine)
     if known is not None:
         return bool(known.kept)
-    with torch.random.fork_rng(devices=[]), put_back(found.changed, found.buffers):
+    alone = contextlib.nullcontext() if found.changed is None else _alone()
+    with torch.random.fork_rng(devices=[]), alone, put_back(found.changed, found.buffers):
         if config.on_miss == "generate":
             steps[COMPILED]()  # searches, which may change the set of kernels
         return _no_slower(name(), {COMPILED: ""}, lambda: steps, config)
@@ -158,31 +163,38 @@ class InUse:
         self.spent = 0.0
         self.draws = False  # random numbers
         self.stalls = 0  # of the first way
+        self.twice = False  # whether gradients are recorded themselves, which compiled functions cannot do
         self.ended: Callable[[], None] = _nothing  # of the way back that is being timed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # the parity of a number's bits: calls that differ in a regular way, heavy and light by turns, meet both ways alike
-        name = list(self.ways)[self.turns.bit_count() % 2]
+        name = list(self.ways)[self.turns.bit_count() % 2 if self.turns > 1 else 1 - self.turns]
         self.turns += 1
-        drawn = torch.get_rng_state() if self.turns == 2 else None  # by the second way: the first one has compiled before
+        drawn = torch.get_rng_state() if self.turns == 1 else None  # by the second way, which compiles nothing
         begun = time.perf_counter()
         result = self.ways[name](*args, **kwargs)
         took = time.perf_counter() - begun
         self.draws = self.draws or drawn is not None and not torch.equal(drawn, torch.get_rng_state())
         self.stalls += took > _STALL and name == next(iter(self.ways))
-        if self.turns > 2 * _NOT_COUNTED:
+        counts = self.turns > 2 * _NOT_COUNTED
+        if counts:
             self.seconds[name].append(took)
             self.spent += took
-            if self.recorded:
-                self._time_the_way_back(name, result)
+        if self.recorded:
+            with contextlib.suppress(RuntimeError):  # of a view whose base has changed torch says that there is no way back
+                self._look_on_the_way_back(name, result, counts)
         return result
 
-    def _time_the_way_back(self, name: str, result: Any) -> None:
-        """From the first gradient of a result to the end of the pass, or to where an earlier call's way back begins."""
+    def _look_on_the_way_back(self, name: str, result: Any, counts: bool) -> None:
+        """Whether gradients of gradients will be asked for, and how long it takes: from the first gradient of a result to the
+        end of the pass, or to where an earlier call's way back begins."""
         begun: list[float] = []
 
         def begin(_given: Any) -> None:
             if begun or torch.compiler.is_compiling():  # by compiled autograd
+                return
+            self.twice = self.twice or torch.is_grad_enabled()
+            if not counts:
                 return
             self.ended()
             begun.append(time.perf_counter())
@@ -201,11 +213,14 @@ class InUse:
     @property
     def fastest(self) -> str | None:
         """The way that is faster on average, outliers aside; None while too little was seen. Where random numbers are drawn it
-        is known at once, for both draw others; where the first is compiled anew time and again it is the second."""
+        is known at once, for both draw others; where the first is compiled anew time and again, or cannot do what is asked, it
+        is the second."""
         first, second = self.ways
+        if self.twice:
+            return second
         if self.draws:
             return second if self.small else first
-        if self.stalls > 2 and max(self.seconds[second], default=0.0) < _STALL:
+        if self.stalls > 2 and self.seconds[second] and max(self.seconds[second]) < _STALL:
             return second
         seen = min(map(len, self.seconds.values()))
         if seen < _FEWEST or (seen < _ENOUGH and self.spent < SECONDS):
@@ -243,7 +258,7 @@ def repeatable(
     (a batch norm's statistics): it is not noticed once these are put back."""
     owner = module or held(function)
     watched, telling = purity.watch(function, owner, changing), purity.TOLD_ALIKE if changing else purity.TELLS
-    if watched.reason is not None or watched.names & telling or identity(args) is None:
+    if watched.reason is not None or watched.names & telling or identity(args) is None or _has_history_itself(owner):
         return None
     text = without_self(function) if owner is not module else function
     if nested(args):
@@ -260,6 +275,20 @@ def repeatable(
     return Repeatable(graph, owner if buffers or watched.stores else None, buffers)
 
 
+def settled_elsewhere() -> None:
+    """Waits for another thread's trial during which a module is not as its users know it. Not while this thread traces: that
+    trial may wait for the compiler."""
+    here = threading.get_ident()
+    if _changing and here not in _changing and not traces_here() and _CHANGING.acquire(timeout=_LONGEST_TRIAL):
+        _CHANGING.release()
+
+
+def _has_history_itself(owner: torch.nn.Module | None) -> bool:
+    """Whether the module keeps tensors that hang on the user's graph: a trial's backward pass would go on into that."""
+    modules = [] if owner is None else list(owner.modules())
+    return any(_has_history(v) for m in modules for space in (m.__dict__, m._buffers) for v in space.values())
+
+
 def _changed_buffers(graph: fx.Graph, owner: torch.nn.Module | None) -> list[torch.Tensor] | None:
     """The module's buffers that the graph changes; None where it changes something else, or buffers that cannot be put back."""
     held = [] if owner is None else list(owner.buffers())
@@ -270,6 +299,17 @@ def _changed_buffers(graph: fx.Graph, owner: torch.nn.Module | None) -> list[tor
         return None
     found = [by_place[n.args[0]] for n in effects]
     return None if any(b.is_inference() for b in found) else found
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No other thread makes a trial that changes a module, or begins a call that looks for a way."""
+    with _CHANGING:
+        _changing.append(threading.get_ident())
+        try:
+            yield
+        finally:
+            _changing.pop()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -34,6 +34,7 @@ LIBRARIES = ("-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python")
 SECONDS = 30.0  # a build takes 20 where nothing else runs; it is not begun where a search may take less
 MOST_SECONDS = 300.0
 
+T = TypeVar("T")
 Recorder = Callable[..., Any]  # the type `Recorder` of recorded.cpp: made from two kernels, called with tensors
 
 
@@ -61,10 +62,10 @@ def recorder(tools: Tools, config: Config) -> Recorder | None:
         if content is None:
             if config.on_miss != "generate" or config.max_seconds < SECONDS:
                 return None
-            content = _built(compiler, min(config.max_seconds, MOST_SECONDS))
+            content = _safely(lambda: _built(compiler, min(config.max_seconds, MOST_SECONDS)))
             if content is not None:
                 _keep(tools, name, content)
-        _loaded[name] = None if content is None else _load(content)
+        _loaded[name] = None if content is None else _safely(lambda: _load(content))
     return _loaded[name]
 
 
@@ -73,6 +74,15 @@ def _identity(compiler: Compiler) -> str:
     """What the object depends on."""
     made_for = [torch.__version__, torch.version.git_version, sys.implementation.cache_tag, torch.compiled_with_cxx11_abi()]
     return digest([hashlib.sha256(TEXT.read_bytes()).hexdigest(), compiler.identity, FLAGS, LIBRARIES, made_for])
+
+
+def _safely(make: Callable[[], T | None]) -> T | None:
+    """What is made, or None, with the reason in the log."""
+    try:
+        return make()
+    except (OSError, ImportError, subprocess.TimeoutExpired) as error:
+        log.info("small training calls are recorded in Python: %s", str(error)[-200:])
+        return None
 
 
 def _built(compiler: Compiler, seconds: float) -> bytes | None:
@@ -84,11 +94,7 @@ def _built(compiler: Compiler, seconds: float) -> bytes | None:
         target = Path(folder) / f"{MODULE}.so"
         linked = [*(f"-L{p}" for p in library_paths()), *LIBRARIES]
         command = [*compiler.command, *FLAGS, *given, str(TEXT), *linked, "-o", str(target)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=seconds)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.info("small training calls are recorded in Python: %s", str(error)[-200:])
-            return None
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=seconds)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error" in line]
             log.info("small training calls are recorded in Python: %s", said[0][:300] if said else f"code {done.returncode}")
@@ -108,12 +114,8 @@ def _load(content: bytes) -> Recorder | None:
     with tempfile.TemporaryDirectory(prefix="autokernel-") as folder:
         path = Path(folder) / f"{MODULE}.so"
         path.write_bytes(content)
-        try:
-            spec = importlib.util.spec_from_file_location(MODULE, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        except ImportError as error:
-            log.info("small training calls are recorded in Python: %s", error)
-            return None
+        spec = importlib.util.spec_from_file_location(MODULE, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     return module.Recorder  # type: ignore[no-any-return]
