@@ -837,6 +837,16 @@ def test_gradients_of_gradients_settle_for_the_call_as_it_is(clock: list[float])
     assert found.fastest == "plain" and not made
 
 
+def test_a_gradient_penalty_of_a_call_that_is_timed_in_use(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, compiled = ak.autokernel(Grows()), []
+    monkeypatch.setattr(module.forward, "_otherwise", lambda *args: compiled.append(1))
+    for _ in range(3):
+        x = torch.randn(4, 8, requires_grad=True)
+        (g,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+        g.square().sum().backward()
+    assert not compiled and list(module.forward.settled.values()) == [True]
+
+
 def test_odd_containers_are_some_kind(refusing: ReferenceEngine) -> None:
     fast, x, within = ak.autokernel(lambda x, extra: x * 2), torch.randn(4), []
     within.append(within)
