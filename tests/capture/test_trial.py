@@ -809,6 +809,28 @@ def test_trials_of_other_threads_are_waited_for(refusing: ReferenceEngine, monke
     assert fast.calls == 2 and int(fast.norm.num_batches_tracked) == 2
 
 
+def test_a_call_that_waits_for_its_own_threads_goes_on(refusing: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's trial would have to wait for this one's, which waits for that thread."""
+    monkeypatch.setattr(trial, "_LONGEST_TRIAL", 0.2)
+    inner = ak.autokernel(Keeps())
+
+    class Spawns(Grows):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen.append(1)
+            found: list[torch.Tensor] = []
+            t = threading.Thread(target=lambda: found.append(inner(x)))
+            t.start()
+            t.join(20)
+            return found[0] * self.weight
+
+    measured(0.5, monkeypatch)
+    counted(inner.forward, monkeypatch)
+    outer = ak.autokernel(Spawns())
+    counted(outer.forward, monkeypatch)
+    outer(torch.randn(4, 8)).sum().backward()
+    assert inner.calls == 1 and len(outer.seen) == 1
+
+
 def test_a_view_without_a_way_back_is_not_timed(clock: list[float]) -> None:
     def stale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         h = x * 2

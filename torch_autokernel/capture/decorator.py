@@ -30,7 +30,7 @@ from torch_autokernel.capture.direct_training import TrainingPlan, make_training
 from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
-from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, compiling_pays, settled_elsewhere
+from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, alone, compiling_pays, settled_elsewhere
 from torch_autokernel.core import deadline
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
@@ -139,7 +139,15 @@ class Accelerated:
                 self._know_settled(args, call)
             return call(*args, **kwargs)
         if plain is None and len(self.settled) < _MOST_KINDS and direct.plain_world():
-            plain = self.settled[kind] = self._plain_is_faster(kind, args, kwargs)
+            with alone() as granted:  # up to the call's end: another thread's trial would undo it
+                if granted:
+                    self.settled[kind] = self._plain_is_faster(kind, args, kwargs)
+                return self._settled_way(kind, args, kwargs)
+        return self._settled_way(kind, args, kwargs)
+
+    def _settled_way(self, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call in the way that was found for calls of this kind, or through torch.compile."""
+        plain = self.settled.get(kind)
         contest = self.in_use.get(kind)
         if contest is not None and direct.plain_world():
             return self._in_turns(contest, kind, args, kwargs)

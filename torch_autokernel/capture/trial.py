@@ -49,7 +49,7 @@ _PATIENCE = 4
 _OUTLIER = 10  # times the median
 _STALL = 0.2  # seconds of a call that compiles
 PLAIN, COMPILED, KERNEL, AROUND, TRAINING = "plain", "compiled", "kernel", "compiled around a kernel", "training"
-_CHANGING = threading.RLock()  # held while modules are not as their users know them
+_one_at_a_time = threading.RLock()  # held while a module may not be as its users know it
 _changing: list[int] = []  # the thread that holds it
 _LONGEST_TRIAL = 60.0  # seconds
 _SPACES = ("_parameters", "_buffers", "_modules")
@@ -141,8 +141,8 @@ def compiling_pays(
     known = recall(_key(name(), engine), {COMPILED: ""}, engine)
     if known is not None:
         return bool(known.kept)
-    alone = contextlib.nullcontext() if found.changed is None else _alone()
-    with torch.random.fork_rng(devices=[]), alone, put_back(found.changed, found.buffers):
+    unseen = contextlib.nullcontext() if found.changed is None else _unseen()
+    with torch.random.fork_rng(devices=[]), unseen, put_back(found.changed, found.buffers):
         if config.on_miss == "generate":
             steps[COMPILED]()  # searches, which may change the set of kernels
         return _no_slower(name(), {COMPILED: ""}, lambda: steps, config)
@@ -279,8 +279,8 @@ def settled_elsewhere() -> None:
     """Waits for another thread's trial during which a module is not as its users know it. Not while this thread traces: that
     trial may wait for the compiler."""
     here = threading.get_ident()
-    if _changing and here not in _changing and not traces_here() and _CHANGING.acquire(timeout=_LONGEST_TRIAL):
-        _CHANGING.release()
+    if _changing and here not in _changing and not traces_here() and _one_at_a_time.acquire(timeout=_LONGEST_TRIAL):
+        _one_at_a_time.release()
 
 
 def _has_history_itself(owner: torch.nn.Module | None) -> bool:
@@ -302,9 +302,20 @@ def _changed_buffers(graph: fx.Graph, owner: torch.nn.Module | None) -> list[tor
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """No other thread makes a trial that changes a module, or begins a call that looks for a way."""
-    with _CHANGING:
+def alone() -> Iterator[bool]:
+    """No other thread makes a trial meanwhile. False where one took too long: it may be waiting for this thread."""
+    granted = _one_at_a_time.acquire(timeout=_LONGEST_TRIAL)
+    try:
+        yield granted
+    finally:
+        if granted:
+            _one_at_a_time.release()
+
+
+@contextlib.contextmanager
+def _unseen() -> Iterator[None]:
+    """No other thread begins a call that looks for a way."""
+    with _one_at_a_time:
         _changing.append(threading.get_ident())
         try:
             yield
