@@ -194,9 +194,9 @@ class InUse:
             if begun or torch.compiler.is_compiling():  # by compiled autograd
                 return
             self.twice = self.twice or torch.is_grad_enabled()
+            self.ended()
             if not counts:
                 return
-            self.ended()
             begun.append(time.perf_counter())
             self.ended = end
             torch.autograd.Variable._execution_engine.queue_callback(end)
