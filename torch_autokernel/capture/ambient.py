@@ -54,8 +54,8 @@ def traces_here() -> bool:
 
 
 def hooks_on_saved() -> bool:
-    """Whether what autograd saves goes through hooks: in a checkpoint, or to be kept elsewhere."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    """Whether autograd records, and what it saves goes through hooks: in a checkpoint, or to be kept elsewhere."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None and torch.is_grad_enabled()
 
 
 _LOADING = threading.Lock()

@@ -31,6 +31,7 @@ from torch_autokernel.capture.holder import nested
 from torch_autokernel.capture.inner import Parts, Undo, goes_over_time, may_be_cut, outside
 from torch_autokernel.capture.loop_plan import Trainer
 from torch_autokernel.capture.trial import COMPILED, PLAIN, InUse, alone, compiling_pays, settled_elsewhere
+from torch_autokernel.capture.whole import named_state
 from torch_autokernel.core import deadline
 from torch_autokernel.core.config import check_keys, config
 from torch_autokernel.core.errors import CaptureError, ToolchainError, UsageError
@@ -122,7 +123,7 @@ class Accelerated:
 
     def _without_plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call through torch.compile, or as it is where that was found to be faster for calls of this kind."""
-        if self.tries or (hooks_on_saved() and torch.is_grad_enabled()):
+        if self.tries or hooks_on_saved():
             return self._plain(*args, **kwargs)
         if self.parts.found and direct.plain_world() and not config.resolve(self.options).disable:
             kind = self._records(args), *(a.shape for a in args if isinstance(a, torch.Tensor))
@@ -295,17 +296,15 @@ class Accelerated:
 
     def _is_small(self, given: Any) -> bool:
         """Whether so little goes into a call that what torch.compile costs may be what it gains."""
-        state = [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
         try:
-            leaves = [t for t in (*pytree.tree_leaves(given), *state) if isinstance(t, torch.Tensor)]
+            leaves = [t for t in (*pytree.tree_leaves(given), *named_state(self.module)) if isinstance(t, torch.Tensor)]
         except RecursionError:  # a container that holds itself
             return True
         return sum(t.numel() for t in leaves) <= _SMALL
 
     def _is_initialized(self) -> bool:
         """Whether all parameters and buffers are there: those of lazy modules come with the first call."""
-        state = [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
-        self.initialized = not any(map(torch.nn.parameter.is_lazy, state))
+        self.initialized = not any(map(torch.nn.parameter.is_lazy, named_state(self.module)))
         return self.initialized
 
     @functools.cached_property
@@ -407,7 +406,7 @@ class Accelerated:
         what is done to tensors of inference mode, which compiled functions try to save."""
         if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.is_inference() for a in args):
             return self._plain(*args, **kwargs)
-        if hooks_on_saved() and torch.is_grad_enabled():  # a checkpoint saves again what was saved, by the same operations
+        if hooks_on_saved():  # a checkpoint saves again what was saved, by the same operations
             return self._plain(*args, **kwargs)
         if direct.goes_through_nothing_compiled():
             return self._plain(*args, **kwargs)
