@@ -131,6 +131,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] =
     "low_mask": (causal_finite, qkv, SMALL),
     "decode": (grouped, lambda: qkv(kv_heads=1, queries=1), DIRECT),
     "torchs": (torchs, qkv, SMALL),
+    "fetched": (grouped, lambda: qkv(kv_heads=1, queries=1), Tiles(8, 4, 2, 4, 32, 1, 1, 2, 1)),
 }
 MORE: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] = {
     "plain": (plain, lambda: qkv(keys=70), WIDE),
@@ -145,6 +146,8 @@ MORE: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]], Tiles]] = 
     "padded": (padded, lambda: [*qkv(kv_heads=1, queries=1), torch.arange(50).expand(2, 50) > 9], DIRECT),
     "causal_padded": (causal_padded, lambda: [*qkv(), torch.arange(50).expand(2, 50) > 30], SMALL),
     "direct": (window, qkv, Tiles(8, 1, 8, 3, 64, 0, 1, 5)),
+    "fetched_bf16": (window, lambda: qkv(dtype=torch.bfloat16), Tiles(8, 2, 4, 4, 32, 1, 1, 2, 1)),
+    "sixteen_few": (plain, lambda: qkv(keys=70), Tiles(16, 2, 2, 4, 32, 0, 1, 2)),
     "torchs_joined": (torchs_joined, qkv, WIDE),
     "torchs_bf16": (torchs, lambda: qkv(dtype=torch.bfloat16), WIDE),
     "torchs_few": (torchs, lambda: qkv(queries=3), DIRECT),
@@ -366,3 +369,13 @@ def test_every_choice_satisfies_its_constraints() -> None:
         for t in found:
             assert t.mr * t.nv + t.nv + 1 <= 16 and t.rows % t.mr == 0 and t.keys % (t.nv * t.lanes) == 0
             assert 4 * t.keys * (asked.depth + asked.columns) <= 262144 and 4 * t.mr * t.keys <= 32768
+
+
+def test_keys_beyond_the_second_cache_may_be_fetched_ahead() -> None:
+    """With and without, side by side; what is packed into panels or lies in the cache is not."""
+    parts = attention.parts_of(region_of(grouped, qkv(kv_heads=1, queries=1)).signature)
+    asked = problem(parts, {"s0": 2, "s1": 4, "s2": 512, "s3": 64})
+    far = choose(dataclasses.replace(asked, keys=65536), ARCH)
+    assert [t.ahead for t in far[:4]] == [1, 0, 1, 0] and far[1] == dataclasses.replace(far[0], ahead=0)
+    for near in ({"keys": 64}, {"keys": 65536, "queries": 512}):
+        assert not any(t.ahead for t in choose(dataclasses.replace(asked, **near), ARCH))

@@ -21,6 +21,7 @@ from torch_autokernel.propose.text import number, size_text
 from torch_autokernel.propose.tiles import Problem, Tiles, choose
 from torch_autokernel.propose.values import Scope
 
+AHEAD = 16  # keys between the one that is read and the one that is fetched
 SETTLED = 104  # exp(-104) is 0 in single precision
 
 
@@ -232,10 +233,16 @@ class AttentionText(PartsKernel):
             with out.block(f"for (int64_t c = first; c < end; c += {w})"):
                 out(f"panel_dots<{mr}, {tiles.nv}, L>(q + r1 * ldq, ldq, k + (j0 + c) * {d}, {d}, s + c, lds);")
             return
-        at_once = max(1, min(8, 8 // mr))
+        share = tiles.lanes // mr  # so many keys' sums are one vector
+        at_once = share if tiles.lanes % mr == 0 and share <= 8 else max(1, 8 // mr)
         where = f"q + r1 * ldq, ldq, k + (j0 + c) * {step}, {step}, {d}, s + c, lds"
         out("int64_t c = first;")
-        out(f"for (; c + {at_once} <= end; c += {at_once}) row_dots<{mr}, {at_once}, ak::{kind}, L>({where});")
+        with out.block(f"for (; c + {at_once} <= end; c += {at_once})"):
+            if tiles.ahead:
+                _source, _kind, value_step = self._value_source()
+                out(f"if (r1 == 0) prefetch_rows(k + (j0 + c + {AHEAD}) * {step}, {step}, {at_once}, {d});")
+                out(f"if (r1 == 0) prefetch_rows(v + (j0 + c) * {value_step}, {value_step}, {at_once}, {self.sizes['e']});")
+            out(f"row_dots<{mr}, {at_once}, ak::{kind}, L>({where});")
         if at_once > 1:
             out(f"for (; c < end; ++c) row_dots<{mr}, 1, ak::{kind}, L>({where});")
 

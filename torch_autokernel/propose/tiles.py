@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch_autokernel.core.types import Arch
 from torch_autokernel.propose.choices import Choice, machine
@@ -13,7 +13,8 @@ from torch_autokernel.propose.choices import Choice, machine
 class Tiles(Choice):
     """`lanes` of a vector; products are made of `mr` rows times `nv` vectors in registers. `rows` queries meet `keys` keys at
     once. With `merge`, queries that share their keys (of a group of heads) are rows of one block. With `direct`, keys are read
-    as they lie, else from panels packed before. `workers` blocks of queries are under way at a time."""
+    as they lie, else from panels packed before; with `ahead`, these and the values of the same block are fetched before they
+    are needed. `workers` blocks of queries are under way at a time."""
 
     lanes: int = 8
     mr: int = 6
@@ -23,6 +24,7 @@ class Tiles(Choice):
     merge: int = 0
     direct: int = 0
     workers: int = 8
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,15 @@ def cost(tiles: Tiles, problem: Problem, threads: int) -> float:
 
 
 def choose(problem: Problem, arch: Arch) -> list[Tiles]:
-    """The most promising choices, different enough to be worth measuring."""
-    threads = machine(arch).threads
+    """The most promising choices, different enough to be worth measuring. Keys and values beyond the second cache may be worth
+    being fetched ahead; in the third they are not, and which one they come from is known to the clock only."""
+    _lanes, _registers, _l1, l2, threads = machine(arch)
     ranked = sorted(feasible(problem, arch), key=lambda t: (cost(t, problem, threads), t.rows, t.keys))
     out: list[Tiles] = []
     for tiles in ranked:
         if all((tiles.mr, tiles.nv, tiles.rows) != (o.mr, o.nv, o.rows) or tiles.keys >= 2 * o.keys for o in out):
             out.append(tiles)
+    read = 4 * (problem.blocks // problem.group) * problem.keys * (problem.depth + problem.columns)
+    if read > l2:
+        out = [t for tiles in out for t in ([replace(tiles, ahead=1), tiles] if tiles.direct else [tiles])]
     return out[:12]

@@ -60,6 +60,25 @@ template <int N, class At> AK_INLINE void pack_turned(float* to, int64_t step, i
   }
 }
 
+// Lane i is the sum of vector i; the N vectors are used up.
+template <int Step, int N> AK_INLINE vec<float, N> hsums(vec<float, N>* v) {
+  if constexpr (Step == N) { return v[0]; }
+  else {
+#pragma GCC unroll 8
+    for (int i = 0; i < N / (2 * Step); ++i) {
+      const vec<float, N> a = v[2 * i], b = v[2 * i + 1];
+      v[i] = crossed<Step, 0>(a, b, std::make_integer_sequence<int, N>{}) + crossed<Step, 1>(a, b, std::make_integer_sequence<int, N>{});
+    }
+    return hsums<2 * Step>(v);
+  }
+}
+
+// Asks for rows of `columns` elements that are needed soon.
+template <class Mem> AK_INLINE void prefetch_rows(const Mem* p, int64_t ld, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; c += 64 / int64_t(sizeof(Mem))) __builtin_prefetch(p + r * ld + c, 0, 2);
+}
+
 // s[r][j] = sum over d of q[r][d] * k[j][d], for R rows and J keys as they lie in memory. Rows of q end in zeros up to a
 // multiple of N.
 template <int R, int J, class E, int N> AK_INLINE void row_dots(const float* q, int64_t ldq, const typename E::Mem* k, int64_t ldk, int64_t depth, float* s, int64_t lds) {
@@ -77,10 +96,17 @@ template <int R, int J, class E, int N> AK_INLINE void row_dots(const float* q, 
     }
   };
   each<N>(0, depth, step);
+  if constexpr (R * J == N && !is_wide<float, N>) {
+    alignas(AK_BYTES) float each_sum[N];
+    store(each_sum, hsums<1>(&sum[0][0]), all<N>{});
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < R; ++r) __builtin_memcpy(s + r * lds, each_sum + r * J, J * sizeof(float));
+  } else {
 #pragma GCC unroll 8
-    for (int j = 0; j < J; ++j) s[r * lds + j] = hsum(sum[r][j]);
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < J; ++j) s[r * lds + j] = hsum(sum[r][j]);
+    }
   }
 }
 
