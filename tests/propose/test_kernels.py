@@ -121,6 +121,22 @@ def test_large_sums_stay_close(tmp_path: Path) -> None:
         compare(region, x, run(getattr(library, name), kernels[name], region.signature, x), name)
 
 
+def test_log_sums_of_long_rows_are_taken_many_at_a_time(tmp_path: Path) -> None:
+    """Eight vectors a step of the state: flat rows, steep ones (which go one by one), infinities, and ends of rows."""
+    torch.manual_seed(SEED)
+    region = trace(lambda x: torch.logcumsumexp(x, -1), [torch.randn(3, 1000)])[0].region
+    schedule = [s for s in schedules(region, AVX2) if isinstance(s, Schedule)][1]
+    assert schedule.lanes == 64
+    kernels, library = _build({"k": region}, schedule, tmp_path)
+    for columns in (1, 63, 64, 65, 1000):
+        for scale in (0.1, 3.0, 40.0):
+            x = torch.randn(3, columns) * scale
+            x[1, columns // 2] = float("-inf")
+            x[2, columns // 2 :] = float("inf")
+            inputs = [x]
+            compare(region, inputs, run(library.k, kernels["k"], region.signature, inputs), f"{columns} columns, {scale}")
+
+
 def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], tmp_path: Path) -> None:
     """Every buffer ends at an unreadable page; a byte too far kills the child."""
     names = ["softmax_f", "layer_norm_b", "rope_f", "swiglu_bf16_f", "integers_f", "batch_stats_last_f", "slices_f", "pad_f", "column_sum_f"]

@@ -95,6 +95,8 @@ def schedules(region: Region, arch: Arch) -> Iterator[Schedule]:
     lanes, blocks = (4 if half else 2) * native, max(4, 2 * threads)
     first = Schedule(lanes=lanes, blocks=blocks, stream=int(large), fixed=1)
     yield first
+    if any(op.target.startswith("aten.logcumsumexp") for op in region.signature.ops):  # more between the steps of its state
+        yield dataclasses.replace(first, lanes=8 * native)
     if _shared_by_long_rows(region, l2):
         yield dataclasses.replace(first, apart=1, strip=l2 // 8)
     if large and _reduces(region) and any(TOGETHER <= _row_bytes(region, s) <= l2 // 8 for s in region.signature.output_specs):
