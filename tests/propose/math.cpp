@@ -28,6 +28,11 @@ extern "C" float m_max(const float* x, int64_t n) {
   each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { a = maximum(keep(m, get<f32>(x + j, m), -INFINITY), a); });
   return hmax(a);
 }
+#define EXTREMES(f, kind)                                                               \
+  extern "C" void m_##f##_##kind(const kind::Mem* a, const kind::Mem* b, kind::Mem* y, int64_t n) { \
+    each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { put<kind>(y + j, f(get<kind>(a + j, m), get<kind>(b + j, m)), m); }); \
+  }
+EXTREMES(maximum, f32) EXTREMES(minimum, f32) EXTREMES(maximum, f64) EXTREMES(minimum, f64) EXTREMES(maximum, i32) EXTREMES(minimum, i64)
 extern "C" double m_sum(const double* x, int64_t n) {
   vec<double, LANES> a(0.0);
   each<LANES>(0, n, [&](int64_t j, auto m) AK_BODY { a = a + get<f64>(x + j, m); });

@@ -154,6 +154,20 @@ def test_maximum_keeps_nan(library: ctypes.CDLL) -> None:
         assert library.m_max(x.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(n)) == -1
 
 
+@pytest.mark.parametrize(("name", "dtype"), [
+    ("maximum_f32", np.float32), ("minimum_f32", np.float32), ("maximum_f64", np.float64), ("minimum_f64", np.float64),
+    ("maximum_i32", np.int32), ("minimum_i64", np.int64),
+])  # fmt: skip
+def test_extremes_of_every_pair(library: ctypes.CDLL, name: str, dtype: Any) -> None:
+    """What torch says, NaN on either side and in both, and of two zeros one of them."""
+    some = [0, -3, 7, 1, -1] if "i" in name[-3:] else [0.0, -0.0, 1.5, -2.5, np.inf, -np.inf, np.nan, 1e-40]
+    a, b = (np.ascontiguousarray(x.ravel(), dtype) for x in np.meshgrid(some * 9, some * 9))
+    y = np.empty_like(a)
+    getattr(library, f"m_{name}")(*(ctypes.c_void_p(x.ctypes.data) for x in (a, b, y)), ctypes.c_int64(len(a)))
+    want = getattr(torch, name[:7])(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    assert np.array_equal(y, want, equal_nan=dtype in (np.float32, np.float64))
+
+
 def test_double_sum(library: ctypes.CDLL) -> None:
     library.m_sum.restype = ctypes.c_double
     for n in (1, 3, 8, 17, 100):

@@ -40,7 +40,7 @@ VIEWS = frozenset((
 REDUCTIONS = frozenset((
     "aten.sum.dim_IntList", "aten.sum.default", "aten.mean.dim", "aten.mean.default", "aten.amax.default",
     "aten.amin.default", "aten.prod.dim_int", "aten.var_mean.correction", "aten.var.correction", "aten.any.dim",
-    "aten.any.dims",
+    "aten.any.dims", "aten.argmax.default", "aten.argmin.default",
 ))  # fmt: skip
 
 # Running sums and the like along one dimension, and the flips that their backward graphs put around them.

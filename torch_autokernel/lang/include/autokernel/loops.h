@@ -65,13 +65,32 @@ template <class T> AK_INLINE void pour(T* total, T* part, int64_t count) {
 }
 
 // ---- max and min that keep NaN, as torch's do ----
+// a where it is the larger (the lesser), else b: also of zeros, and where either is NaN. One instruction, which compilers make of
+// these words for single numbers only.
+#if defined(__AVX__)
+#define AK_EXTREME(name, op, single, twofold)                                                            \
+  template <class T, int N> AK_INLINE vec<T, N> name(const vec<T, N>& a, const vec<T, N>& b) {           \
+    if constexpr (is_wide<T, N>) { return {name(a.lo, b.lo), name(a.hi, b.hi)}; }                        \
+    else if constexpr (!std::is_floating_point_v<T> || N * sizeof(T) < 16) { return select(a op b, a, b); } \
+    else {                                                                                               \
+      vec<T, N> r;                                                                                       \
+      if constexpr (sizeof(T) == 4) { asm(single " %2, %1, %0" : "=v"(r.r) : "v"(a.r), "v"(b.r)); }      \
+      else { asm(twofold " %2, %1, %0" : "=v"(r.r) : "v"(a.r), "v"(b.r)); }                              \
+      return r;                                                                                          \
+    }                                                                                                    \
+  }
+#else
+#define AK_EXTREME(name, op, single, twofold) \
+  template <class T, int N> AK_INLINE vec<T, N> name(const vec<T, N>& a, const vec<T, N>& b) { return select(a op b, a, b); }
+#endif
+AK_EXTREME(larger, >, "vmaxps", "vmaxpd")
+AK_EXTREME(lesser, <, "vminps", "vminpd")
+#undef AK_EXTREME
 template <class T, int N> AK_INLINE vec<T, N> maximum(const vec<T, N>& a, const vec<T, N>& b) {
-  const vec<T, N> m = select(a > b, a, b);
-  if constexpr (std::is_floating_point_v<T>) { return select(a == a, m, a); } else { return m; }
+  if constexpr (std::is_floating_point_v<T>) { return select(a == a, larger(a, b), a); } else { return larger(a, b); }
 }
 template <class T, int N> AK_INLINE vec<T, N> minimum(const vec<T, N>& a, const vec<T, N>& b) {
-  const vec<T, N> m = select(a < b, a, b);
-  if constexpr (std::is_floating_point_v<T>) { return select(a == a, m, a); } else { return m; }
+  if constexpr (std::is_floating_point_v<T>) { return select(a == a, lesser(a, b), a); } else { return lesser(a, b); }
 }
 template <class T, int N> AK_INLINE vec<T, N> maximum(const vec<T, N>& a, same_t<T> b) { return maximum(a, vec<T, N>(b)); }
 template <class T, int N> AK_INLINE vec<T, N> maximum(same_t<T> a, const vec<T, N>& b) { return maximum(vec<T, N>(a), b); }

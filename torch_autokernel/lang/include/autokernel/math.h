@@ -172,7 +172,7 @@ template <int N> AK_INLINE vec<float, N> exp_large(const vec<float, N>& v) {
 #endif
     const auto zero = v < -104.0f;  // kept away from the scaling: denormal results are slow
     vec<float, N> x = select(zero, 0.0f, v);
-    x = select(x > 89.0f, vec<float, N>(89.0f), x);
+    x = lesser(vec<float, N>(89.0f), x);
     const vec<float, N> p = exp_near_zero(reduce_ln2(x, n, t));
     return select(zero, 0.0f, scale2(p, n));
   }
@@ -190,8 +190,7 @@ template <int N> AK_INLINE vec<float, N> expm1_near_zero(const vec<float, N>& r)
 }
 template <int N> AK_INLINE vec<float, N> expm1(const vec<float, N>& v) {
   AK_SPLIT(expm1, v) {
-    vec<float, N> x = select(v < -20.0f, vec<float, N>(-20.0f), v), n, t;
-    x = select(x > 89.0f, vec<float, N>(89.0f), x);
+    vec<float, N> x = lesser(vec<float, N>(89.0f), larger(vec<float, N>(-20.0f), v)), n, t;
     const vec<float, N> r = reduce_ln2(x, n, t);
     const auto p = expm1_near_zero(r);
     const auto h = scale2(vec<float, N>(0.5f), n);  // half of 2^n: 2^128 would overflow too early
@@ -287,7 +286,7 @@ template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
   if constexpr (N < 4) { return per_lane(x, [](float v) { return std::erf(v); }); }
   else AK_SPLIT(erf, x) {
     const auto b = abs(x);
-    const auto a = select(b > 3.93f, vec<float, N>(3.93f), b);
+    const auto a = lesser(vec<float, N>(3.93f), b);
     const vec<float, N> shift(12582912.0f);
     const auto t = multiply_add(a, vec<float, N>(0x1.c71c72p-1f), shift);  // k stands in its lowest bits
     const auto r = multiply_add(t - shift, vec<float, N>(-1.125f), a);
@@ -311,7 +310,7 @@ template <int N> AK_INLINE vec<float, N> erf(const vec<float, N>& x) {
     const auto z = x * x;
     const auto near = polynomial(z, 0x1.496a32p-14f, -0x1.a3f7p-11f, 0x1.5405b2p-8f, -0x1.b7f90ep-6f, 0x1.ce2cf8p-4f, -0x1.81273ep-2f,
                                  0x1.06eba8p-3f);  // erf(x) / x - 1
-    const auto t = select(a > 4.0f, vec<float, N>(4.0f), a);
+    const auto t = lesser(vec<float, N>(4.0f), a);
     const auto q = polynomial(t, -0x1.6c0698p-16f, 0x1.ceeaf4p-12f, -0x1.1398fcp-8f, 0x1.9d0bd6p-6f, -0x1.bc18dp-4f, -0x1.4434fp-1f,
                               -0x1.212c2cp+0f, 0x1.8b3f4p-13f);
     const auto far = copysign(1.0f - exp_small(q), x);
