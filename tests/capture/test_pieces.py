@@ -57,16 +57,20 @@ def test_the_same_is_computed(fn: Callable[..., Any]) -> None:
     assert region_of(fn, [x]).signature.ops
 
 
-def test_extremes_with_places_stay() -> None:
-    x = torch.tensor([[1.0, float("nan"), 3.0], [2.0, 2.0, 1.0]])
-    for fn in (lambda x: torch.max(x, 1)[1], lambda x: torch.min(x, 1)):
+def test_extremes_and_their_places_are_two_reductions() -> None:
+    """The first of equals, the first NaN; what nobody reads is not computed."""
+    nan = float("nan")
+    x = torch.tensor([[1.0, nan, 3.0, nan], [2.0, 2.0, 1.0, 2.0], [-nan, 0.0, -0.0, 0.0]])
+    for fn, wanted in (
+        (lambda x: torch.max(x, 1)[0], {"aten.amax.default"}), (lambda x: torch.min(x, 1, keepdim=True)[1], {"aten.argmin.default"}),
+        (lambda x: tuple(torch.max(x, 0)), {"aten.amax.default", "aten.argmax.default"}),
+    ):  # fmt: skip
         gm = graph_of(fn, x)
         take_apart(gm.graph)
-        assert named(gm) & {"aten.max.dim", "aten.min.dim"}
-    gm = graph_of(lambda x: torch.max(x, 1)[0], x)
-    take_apart(gm.graph)
-    gm.recompile()
-    torch.testing.assert_close(gm(x), torch.max(x, 1)[0], rtol=0, atol=0, equal_nan=True)
+        gm.graph.lint()
+        gm.recompile()
+        assert named(gm) == wanted
+        torch.testing.assert_close(gm(x), fn(x), rtol=0, atol=0, equal_nan=True)
 
 
 def soft_gradient(x: torch.Tensor, g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

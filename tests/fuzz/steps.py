@@ -90,6 +90,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "logsumexp": lambda x, d, k: torch.logsumexp(x, d, keepdim=k), "norm": lambda x, d, k: (x.square().sum(d, keepdim=k) + 0.1).sqrt(),
     "var_mean": lambda x, d, k: torch.add(*torch.var_mean(x, d, keepdim=k, correction=0)),
     "prod": lambda x, d, k: x.clamp(-1.5, 1.5).prod(d[0], keepdim=k),
+    "argmax": lambda x, d, k: x.argmax(d[0], keepdim=k) * 0.5, "max_dim": lambda x, d, k: torch.add(*x.max(d[0], keepdim=k)),
 }  # fmt: skip
 ALONG: dict[str, Callable[..., Any]] = {
     "softmax": lambda x, d: F.softmax(x, d), "log_softmax": lambda x, d: F.log_softmax(x, d), "flip": lambda x, d: x.flip(d),

@@ -268,7 +268,25 @@ CASES: dict[str, Case] = {
                        ((37, 24),), (37, 24)),
     "modulo": Case(lambda x: x[:, (torch.arange(24) * 5 + 3).fmod(24)] + torch.arange(24).fmod(5) * (torch.arange(24) - 30).fmod(7)
                    + (torch.arange(24) - 3).fmod(24) + (torch.arange(24) + 20).fmod(24), lambda m, n: [randn(m, n)], ((37, 24), (1, 24)), (24,)),
+    "argmax": Case(lambda x: (x.argmax(-1), x.argmin(-1, keepdim=True), x.amax(-1)), lambda m, n: [odd(m, n)], ROWS),
+    "argmax_outer": Case(lambda x: (x.argmax(0), x.argmin(0), x.max(0)[0]), lambda m, n: [odd(m, n)], ROWS),
+    "argmax_middle_bf16": Case(lambda x: (x.argmax(1), x.argmin(1)), lambda b, m, n: [odd(b, m, n).bfloat16()], ((3, 37, 53), (2, 5, 300), (1, 2, 1))),
+    "argmax_all": Case(lambda x: (torch.argmax(x), torch.argmin(x * 2)), lambda m, n: [odd(m, n)], ROWS),
+    "argmax_integers": Case(lambda x: (x.argmax(-1), x.argmin(0), x.int().argmin(-1), x.to(torch.int8).argmax(-1)),
+                            lambda m, n: [torch.randint(-3, 4, (m, n))], ROWS),
+    "argmax_double": Case(lambda x: (x.argmax(-1), x.argmin(0)), lambda m, n: [odd(m, n).double()], ROWS),
+    "argmax_of_probabilities": Case(lambda x, y: (torch.softmax(x, -1).argmax(-1), x.gather(-1, y.argmax(-1, keepdim=True))),
+                                    lambda m, n: [(torch.randperm(m * n) * 0.01).reshape(m, n), randn(m, n)], ROWS),
 }  # fmt: skip
+
+
+def odd(*shape: int) -> torch.Tensor:
+    """Ties everywhere, both zeros, infinities, and NaN in some rows."""
+    x = torch.randint(-4, 5, shape).float() * torch.tensor(-0.5)
+    flat = x.view(-1)
+    if len(flat) > 40:
+        flat[torch.randint(len(flat), (5,))] = torch.tensor([float("nan"), float("nan"), float("inf"), float("-inf"), -float("nan")])
+    return x
 
 
 def special(m: int, n: int) -> torch.Tensor:

@@ -59,7 +59,7 @@ def _build(traced: dict[str, Region], schedule: Schedule, folder: Path, march: s
 
 
 VARIED = ("softmax", "layer_norm", "cross_entropy", "rope", "indexed", "bag", "repeated", "thrice", "stacked", "stacked_bf16", "stacked_norm", "stacked_apart", "group_norm_last", "batch_stats", "batch_stats_last", "column_sum", "full_sum",
-          "transposed", "special")  # fmt: skip
+          "transposed", "special", "argmax", "argmax_outer", "argmax_middle_bf16")  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SCHEDULES)
@@ -84,6 +84,21 @@ def test_special_values(traced: dict[str, Region], built: Built) -> None:
     for shape in case.shapes:
         inputs = case.make(*shape)
         compare(region, inputs, run(built[1].special_f, built[0]["special_f"], region.signature, inputs), "special values")
+
+
+def test_places_of_extremes(traced: dict[str, Region], built: Built) -> None:
+    """The first of equals, the first NaN, rows that are infinite throughout, rows shorter than a step: as torch says."""
+    torch.manual_seed(SEED)
+    for name in (n for n in built[0] if n.startswith("argmax")):
+        case, region = CASES[name[:-2]], traced[name]
+        for shape in case.shapes:
+            for whole in (None, float("inf"), float("-inf"), float("nan")):
+                inputs = case.make(*shape)
+                if whole is not None and inputs[0].is_floating_point():
+                    inputs[0].fill_(whole)
+                found = run(getattr(built[1], name), built[0][name], region.signature, inputs)
+                for got, want in zip(found, torch.utils._pytree.tree_leaves(case.fn(*inputs)), strict=True):
+                    assert got.is_floating_point() or torch.equal(got, want), (name, shape, whole)
 
 
 @pytest.mark.skipif("avx2" not in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), reason="no AVX2")

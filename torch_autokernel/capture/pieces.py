@@ -1,5 +1,5 @@
 """Operations brought to fewer kinds: `x.unbind()[k]` is `x.select(k)`, a piece of a split is a slice, to write a selected part
-is to write a slice, a maximum without its place is a reduction, and a product and a sum in one operation (softmax's gradient,
+is to write a slice, a maximum and its place are two reductions, and a product and a sum in one operation (softmax's gradient,
 lerp, addcmul) are two. Regions hold those; Inductor makes the same of both, but for the rounding between product and sum."""
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from torch import fx
 from torch_autokernel.capture import ops
 
 aten = torch.ops.aten
-_EXTREMES: dict[Any, Any] = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
+_EXTREMES: dict[Any, tuple[Any, Any]] = {
+    aten.max.dim: (aten.amax.default, aten.argmax.default), aten.min.dim: (aten.amin.default, aten.argmin.default),
+}  # fmt: skip
 _DIM_AT: dict[Any, int] = {aten.unbind.int: 1, aten.split.Tensor: 2, aten.split_with_sizes.default: 2}
 
 
 def take_apart(graph: fx.Graph) -> None:
     """Replace the pieces of every unbind and split in the graph by selects and slices of its operand, every select_scatter by a
-    slice_scatter, extremes whose places nobody reads by amax and amin, and what is two pointwise operations by these. What
-    depends on a symbolic size stays."""
+    slice_scatter, extremes along a dimension by amax and argmax, and what is two pointwise operations by these. What depends
+    on a symbolic size stays."""
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -62,15 +64,16 @@ def _extreme(graph: fx.Graph, node: fx.Node) -> None:
         if not user.users and ops.name_of(user.target) == ops.GETITEM:
             graph.erase_node(user)
     users = list(node.users)
-    if not users or any(ops.name_of(u.target) != ops.GETITEM or u.args[1] != 0 for u in users):
+    if any(ops.name_of(u.target) != ops.GETITEM for u in users):
         return
     given: dict[str, Any] = dict(zip(("self", "dim", "keepdim"), node.args, strict=False)) | dict(node.kwargs)
     x, dim, keepdim = given["self"], given["dim"], given.get("keepdim", False)
     if x.meta["val"].dim() == 0:
         return
-    with graph.inserting_before(node):
-        new = graph.call_function(_EXTREMES[node.target], (x, [dim], keepdim))
+    value, place = _EXTREMES[node.target]
     for user in users:
+        with graph.inserting_before(user):
+            new = graph.call_function(*((place, (x, dim, keepdim)) if user.args[1] else (value, (x, [dim], keepdim))))
         _stand_in(graph, user, new)
     graph.erase_node(node)
 

@@ -725,32 +725,22 @@ _TABLE["aten.prod.dim_int"] = _fold("prod")
 _TABLE["aten.prod.default"] = lambda c: ir.reduce("prod", c.node(0), range(len(c.node(0).shape)), False, c.dtype)
 
 
-def _place(fn: str) -> Lowering:
-    """Where a row's extreme stands: the first place that holds it, or the first NaN."""
-
-    def lower(c: Call) -> Node:
-        x, dim, keepdim = c.node(0), c.raw(1, "dim", None), bool(c.raw(2, "keepdim", False))
-        if not x.shape:
-            return ir.const(0, "int64", weak=False)
-        if ir.category(x.dtype) == 0:
-            raise Refused(f"{c.op.target} of bools")
-        if dim is None and len(x.shape) > 1:  # places are counted in the order of the elements
-            if keepdim:
-                raise Refused(f"{c.op.target} over all dimensions that are kept")
-            x = ir.reshape(x, (product(x.shape),))
-        d = (dim or 0) % len(x.shape)
-        found = point("eq", [x, ir.reduce(fn, x, [d], True, x.dtype)], "bool", x.dtype)
-        if ir.category(x.dtype) == 2:
-            found = point("or", [found, point("isnan", [x], "bool", x.dtype)], "bool")
-        places = ir.reshape(Node("iota", (x.shape[d],), "int64", value=(0, 1)), tuple(n if k == d else 1 for k, n in enumerate(x.shape)))
-        place = ir.chosen(found, places, ir.const(2**63 - 1, "int64"), "int64")
-        return ir.reduce("min", place, [d], keepdim, "int64")
-
-    return lower
+def _place(c: Call) -> Node:
+    x, dim, keepdim = c.node(0), c.raw(1, "dim", None), bool(c.raw(2, "keepdim", False))
+    if not x.shape:
+        return ir.const(0, "int64", weak=False)
+    if ir.category(x.dtype) == 0:
+        raise Refused(f"{c.op.target} of bools")
+    if dim is None and len(x.shape) > 1:  # places are counted in the order of the elements
+        x = ir.reshape(x, (product(x.shape),))
+        return ir.expand(ir.place(c.op.target.split(".")[1], x, 0, False), c.shape)
+    d = (dim or 0) % len(x.shape)
+    if x.shape[d] == 1:
+        return ir.expand(ir.const(0, "int64", weak=False), c.shape)
+    return ir.place(c.op.target.split(".")[1], x, d, keepdim)
 
 
-_TABLE["aten.argmax.default"] = _place("max")
-_TABLE["aten.argmin.default"] = _place("min")
+_TABLE |= dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), _place)
 for _name in ("any", "all"):
     for _kind in ("dim", "dims"):
         _TABLE[f"aten.{_name}.{_kind}"] = lambda c, f=_name: ir.reduce(  # type: ignore[misc]

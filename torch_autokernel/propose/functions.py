@@ -39,6 +39,9 @@ FOLDS: dict[str, tuple[str, str, str]] = {
     "all": ("true", "{0} & {1}", "hall"),
 }
 
+# Reductions to where an extreme stands, and the folds that say which is better.
+PLACES = {"argmax": "max_", "argmin": "min_"}
+
 
 def neutral(fold: str, ctype: str) -> str:
     """The fold's neutral element as a C++ literal of the type."""

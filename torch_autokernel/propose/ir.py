@@ -165,6 +165,12 @@ def reduce(fn: str, x: Node, dims: Sequence[int], keepdim: bool, dtype: str) -> 
     return Node("reduce", shape, dtype, (convert(x, dtype),), fn, dims=axes, keepdim=keepdim)
 
 
+def place(fn: str, x: Node, dim: int, keepdim: bool) -> Node:
+    """Where along the dimension the extreme stands, `argmax` or `argmin`: the first place that holds it, or the first NaN."""
+    shape = tuple(1 if d == dim else s for d, s in enumerate(x.shape) if keepdim or d != dim)
+    return Node("reduce", shape, "int64", (x,), fn, dims=(dim,), keepdim=keepdim)
+
+
 def squares(x: Node, mean: Node, dims: Sequence[int], dtype: str) -> Node:
     """The sum of squared deviations from the mean (both with kept dimensions), as a reduction that needs no mean before it."""
     total = reduce("squares", x, dims, True, dtype)

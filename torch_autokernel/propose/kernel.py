@@ -18,7 +18,7 @@ from torch_autokernel.propose.hoist import hoist, share
 from torch_autokernel.propose.index import Refused, mul, product
 from torch_autokernel.propose.ir import Node, peel
 from torch_autokernel.propose.pull import unrolls
-from torch_autokernel.propose.sweeps import Former, Root, gathers
+from torch_autokernel.propose.sweeps import Former, Root, gathers, places
 from torch_autokernel.propose.text import Writer, size_text
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,7 @@ def _assemble(
         out(f"// workspace: {total}")
     roots = [r for s in former.sweeps for r in s.roots]
     headers = ["scan"] * any(r.kind == "scan" for r in roots) + ["moments"] * any(map(gathers, roots))
+    headers += ["places"] * any(map(places, roots))
     headers += ["math", "turn"] * any("turned(" in line for line in body.lines)
     headers += ["short_rows"] * any(s.across for s in former.sweeps)
     out(*(f"#include <autokernel/{name}.h>" for name in headers or ["math"]), "", "using namespace ak;")

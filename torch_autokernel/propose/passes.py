@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from torch_autokernel.core import dims
 from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.functions import EXPENSIVE
-from torch_autokernel.propose.index import ZERO, Affine, Range, mul
+from torch_autokernel.propose.functions import EXPENSIVE, PLACES
+from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, mul
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Root, Segment, gathers, reach
+from torch_autokernel.propose.sweeps import Root, Segment, gathers, places, reach
 from torch_autokernel.propose.text import affine_text, size_text
 from torch_autokernel.propose.values import BITS, Parked, Scope, ValueText
 
@@ -181,6 +181,9 @@ class RowText(ValueText):
                 self.emit(i, scope)
         saved = dict(self.sizes), dict(self.axis)
         loops = self.merged_content(group, which)
+        found = [roots[k].place for k in which if places(roots[k])]
+        if found and (len(loops) > 1 or len(group) > 1 or any(p.coefficient(a) != 1 for p in found for a in loops)):
+            raise Refused("places along what is not one loop in the order of the elements: the first of equals counts")
         self._open_scans(tops)
         beside = self.beside(group, [k for k in which if roots[k].role == "row"])
         folds = {k: self.fresh("a") for k in which if roots[k].role == "row" and k not in beside}
@@ -203,6 +206,10 @@ class RowText(ValueText):
 
     def _open(self, root: Root, name: str) -> None:
         assert root.owner is not None
+        if places(root):
+            kind, lanes = ("along", ", L") if self.inner else ("each", ", L") if self.vector else ("one", "")
+            self.out(f"place_{kind}<{PLACES[root.owner.fn]}, {root.owner.args[0].ctype}{lanes}> {name};")
+            return
         self.accumulator(name, root.owner.fn, root.owner.ctype, True)
 
     def _open_scans(self, tops: list[Inst]) -> None:
@@ -218,7 +225,9 @@ class RowText(ValueText):
         """The row's result from its accumulator; `part` of it where that gathers squared deviations."""
         assert root.owner is not None
         result = self.fresh("v")
-        if part == "sum" or gathers(root):
+        if places(root):
+            text = f"{name}.place()"
+        elif part == "sum" or gathers(root):
             text = f"{name}.{part}()"
         else:
             text = self.all_lanes(root.owner.fn, name) if self.inner else name
@@ -387,6 +396,10 @@ class RowText(ValueText):
         text, wide = self.name(value, scope), self.wide(value)
         if accumulator is not None:
             text = self.spread(text, wide, value.ctype)
+            if places(root):
+                where = affine_text(root.place, self.axis)
+                self.out(f"{accumulator}.step({text}, {where}{', m' if self.inner else ''});")
+                return
             if gathers(root):
                 self.out(f"{accumulator}.step({text}{', m' if self.inner else ''});")
                 return

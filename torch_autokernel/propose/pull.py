@@ -9,7 +9,7 @@ from typing import Any
 from torch_autokernel.core import deadline
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.propose import ir
-from torch_autokernel.propose.functions import FUNCTIONS
+from torch_autokernel.propose.functions import FUNCTIONS, PLACES
 from torch_autokernel.propose.index import ZERO, Affine, Range, Refused, Space, at_most, mul, nonnegative, product, sub
 from torch_autokernel.propose.ir import Index, Node
 
@@ -212,7 +212,7 @@ def _index_arithmetic(fn: str, args: tuple[Inst, ...]) -> Affine | None:
 def unrolls(node: Node) -> bool:
     """Whether a reduction is over so few elements that it is written out."""
     count = product(node.args[0].shape[d] for d in node.dims)
-    return isinstance(count, int) and count <= UNROLL
+    return isinstance(count, int) and count <= UNROLL and node.fn not in PLACES
 
 
 def unrolled(node: Node, index: Index) -> Iterator[Index]:

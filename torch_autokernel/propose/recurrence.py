@@ -20,7 +20,7 @@ from torch_autokernel.propose import ir
 from torch_autokernel.propose.cell import TIME, Out, Slicer, read
 from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.factors import factors_first
-from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS
+from torch_autokernel.propose.functions import EXPENSIVE, FUNCTIONS, PLACES
 from torch_autokernel.propose.hoist import hoist
 from torch_autokernel.propose.in_place import written_in_place
 from torch_autokernel.propose.index import ZERO, Affine, CutNeeded, Range, Refused, Space, SplitNeeded, mul, product
@@ -412,8 +412,8 @@ def _padded(count: Dim, ctype: str) -> int:
 def _sums(tops: Sequence[Node]) -> list[Node]:
     out: list[Node] = []
     for n in operands_first(list(tops)):
-        if n.kind in ("scan", "gather"):
-            raise Refused(f"a {n.kind} within a step")
+        if n.kind in ("scan", "gather") or n.fn in PLACES:
+            raise Refused(f"a {n.fn if n.fn in PLACES else n.kind} within a step")
         if n.kind == "reduce" and not unrolls(n):
             out.append(n)
     return out

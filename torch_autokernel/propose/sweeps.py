@@ -17,6 +17,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import DTYPE_BYTES
 from torch_autokernel.propose import ir
 from torch_autokernel.propose.choices import SHORTEST
+from torch_autokernel.propose.functions import PLACES
 from torch_autokernel.propose.index import (
     ZERO,
     Affine,
@@ -44,7 +45,8 @@ class Root:
     `scan` (a running fold: its own sweep has it at hand, later ones read it from workspace).
 
     `top` is what is wanted, `node` the value behind its one-to-one views; `index` is where `node` is evaluated, `into`
-    the element of `top` that this is (for a fold: the element of the reduction's result)."""
+    the element of `top` that this is (for a fold: the element of the reduction's result), and `place` where that stands along
+    the dimension of a reduction to places."""
 
     kind: str
     top: Node
@@ -56,10 +58,11 @@ class Root:
     strides: tuple[Dim, ...] = ()
     owner: Node | None = None
     role: str = ""
+    place: Affine = ZERO
 
     def substitute(self, axis: str, by: Affine) -> Root:
         index, into = (tuple(i.substitute(axis, by) for i in t) for t in (self.index, self.into))
-        return replace(self, index=index, into=into)
+        return replace(self, index=index, into=into, place=self.place.substitute(axis, by))
 
     @property
     def axes(self) -> frozenset[str]:
@@ -271,9 +274,11 @@ class Former:
         for v in reversed(path):
             assert v.push is not None
             pushed = v.push(space, pushed)
+        place = ZERO
         if root.kind == "fold" and root.owner is not None:
+            place = pushed[root.owner.dims[0]] if places(root) else ZERO
             pushed = kept_index(root.owner, pushed)
-        return replace(root, index=index, into=pushed)
+        return replace(root, index=index, into=pushed, place=place)
 
     def _join(self, sweep: Sweep, root: Root) -> Sweep | None:
         """The sweep with the root in it, or None where it does not fit or has nothing in common."""
@@ -345,6 +350,8 @@ class Former:
         content = frozenset(sweep.content)
         if gathers(root) and (self.unit_axis(sweep) or "") not in gone:
             raise Refused("deviations are gathered along the vector axis")
+        if places(root) and (gone != content or sweep.across):
+            raise Refused("places are looked for within rows")
         if content and gone == content and root.axes >= frozenset(sweep.rows):
             role = "row"
         elif gone and not gone & content and (content <= root.axes or not content & root.axes):
@@ -545,7 +552,9 @@ class Former:
         over = [a for a in sweep.order if a in gone]
         v = self.unit_axis(sweep)
         rows, many = self.extent(sweep, kept), self.extent(sweep, over)
-        if rows * 2 <= self.threads and many > 65536 and v in gone:
+        if places(root):
+            role, sweep.rows, sweep.content = "row", kept, over
+        elif rows * 2 <= self.threads and many > 65536 and v in gone:
             role, sweep.rows, sweep.content = "late", list(sweep.order), []
         elif across := self._across(sweep, kept, over):
             role, sweep.rows, sweep.content, sweep.across = "row", kept, over, across
@@ -601,6 +610,11 @@ def contiguous(shape: ir.Shape) -> tuple[Dim, ...]:
         out.append(0 if size == 1 else step)
         step = mul(step, size)  # type: ignore[assignment]
     return tuple(reversed(out))
+
+
+def places(root: Root) -> bool:
+    """Whether the root is a reduction to the place of an extreme."""
+    return root.kind == "fold" and root.owner is not None and root.owner.fn in PLACES
 
 
 def gathers(root: Root) -> bool:

@@ -13,7 +13,7 @@ from torch_autokernel.propose.choices import Schedule
 from torch_autokernel.propose.functions import FOLDS, neutral
 from torch_autokernel.propose.index import ZERO, Affine, Range, mul
 from torch_autokernel.propose.pull import Inst
-from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, reach
+from torch_autokernel.propose.sweeps import Former, Root, Segment, Sweep, places, reach
 from torch_autokernel.propose.text import Writer, affine_text, expression, number, parenthesised, size_text
 
 COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -114,6 +114,7 @@ class ValueText:
         """Every offset that the values and results walk."""
         out = [i.at for i in reach(tops) if i.kind in ("load", "index")]
         for r in roots:
+            out += [r.place] if places(r) else []
             if r.kind != "fold":
                 out.append(r.store_at)
             elif id(r.owner) in self.former.kept or r.role == "late":
