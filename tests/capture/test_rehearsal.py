@@ -212,6 +212,21 @@ def test_kernels_that_lose_in_the_graph_are_left_out(timed: ReferenceEngine, mon
     assert again.swapped == 1 and set(named(frozenset(timed.calls))) == {"softmax"}
 
 
+def test_operators_cost_what_they_cost_outside(timed: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compilation dispatches by way of Python, which makes the operators that torch brings slower than they will be."""
+    from torch_autokernel.verify import statistics
+
+    seen, interleave = [], statistics.interleave
+
+    def noting(contenders: Any, *rest: Any, **more: Any) -> Any:
+        seen.append(torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PythonDispatcher))
+        return interleave(contenders, 0.01, 9)
+
+    monkeypatch.setattr(statistics, "interleave", noting)
+    run()
+    assert seen and not any(seen)
+
+
 def test_fallback_never_rehearses_and_remembers(timed: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = rated(monkeypatch, lambda kernels: 0.5)
     _, _, (first,) = run({"on_miss": "fallback"})

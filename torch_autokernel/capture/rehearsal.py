@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRAPH = "+graph"  # an ABI's ending: the refusal is about a whole graph
-VERSION = "1"
+VERSION = "2"
 ROUNDS = 60
 SECONDS = 4.0  # of one interleaved run
 MOST_GROUPS = 6  # kernels tried one by one where all together lose
