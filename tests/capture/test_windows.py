@@ -95,6 +95,13 @@ def test_windows_of_many_elements_stay_torchs() -> None:
     assert regions(lambda x: F.avg_pool2d(x, 6), X) == []
 
 
+def test_places_of_maxima_in_three_dimensions_stay_torchs() -> None:
+    x = torch.randn(2, 3, 8, 8, 8)
+    (found,) = regions(lambda x: F.max_pool3d(x, 3, 2, 1), x)
+    assert names(found) == ["max_pool3d_with_indices"]
+    assert regions(lambda x: F.max_pool3d(x, 3, 2, 1, return_indices=True), x) == []
+
+
 class Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

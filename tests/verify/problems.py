@@ -227,3 +227,13 @@ def causal_attention(q, k, v):
 @problem(given(4, 6, 12, 20))
 def avg_pool(x):
     return F.avg_pool2d(x, 3, 2, 1)
+
+
+@problem(given(3, 4, 6, 8, 10))
+def avg_pool3d(x):
+    return F.avg_pool3d(x, 3, 2, 1)
+
+
+@problem(given(37, 53))
+def argmax(x):
+    return x.argmax(-1)

@@ -56,7 +56,8 @@ SHAPED = frozenset((
 INDICES = "prims._low_memory_max_pool_offsets_to_indices.default"
 POOLS = frozenset((
     "aten.max_pool2d_with_indices.default", "prims._low_memory_max_pool_with_offsets.default", "aten.avg_pool2d.default",
-    "aten.avg_pool2d_backward.default", INDICES, "aten.scatter_add.default",
+    "aten.avg_pool3d.default", "aten.max_pool3d_with_indices.default", "aten.avg_pool2d_backward.default", INDICES,
+    "aten.scatter_add.default",
 ))  # fmt: skip
 CONVOLUTION = "aten.convolution.default"
 

@@ -21,7 +21,8 @@ from torch_autokernel.core.windows import MOST_MEETING, MOST_PRODUCTS, MOST_TAPS
 _SCATTER = "aten.scatter_add.default"
 _AVERAGED = "aten.avg_pool2d_backward.default"
 _GRADIENTS = (_SCATTER, _AVERAGED)
-_POOLS = ("aten.max_pool2d_with_indices.default", "prims._low_memory_max_pool_with_offsets.default", "aten.avg_pool2d.default")
+_POOLS = ("aten.max_pool2d_with_indices.default", "prims._low_memory_max_pool_with_offsets.default", "aten.avg_pool2d.default",
+          "aten.avg_pool3d.default", "aten.max_pool3d_with_indices.default")  # fmt: skip
 # Read anew by every window at hardly any cost.
 _CHEAP = frozenset(("aten.constant_pad_nd.default", "aten.relu.default", "prims.convert_element_type.default", ops.INDICES))
 
@@ -39,7 +40,8 @@ def fits(node: fx.Node) -> bool:
         return len(found.kernel) == len(found.stride) == 2 and _gathers(found, tensor_of(node).shape)
     if name in _POOLS:
         kernel = window(node).kernel
-        return _floats(node) and len(kernel) > 1 and math.prod(kernel) <= MOST_TAPS
+        placed = name.startswith("aten.max") and any(u.users and u.args[1] for u in node.users)  # told for small windows only
+        return _floats(node) and len(kernel) > 1 and math.prod(kernel) <= MOST_TAPS and not placed
     return name != _SCATTER or pooled_gradient(node)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_TAPS = 25  # of a pool; Inductor writes no more out, either
+MOST_TAPS = 27  # of a pool, three in each of three dimensions; Inductor writes 25 out
 MOST_MEETING = 9  # windows of a pool that share an element of the image, where its gradient is a sum over them
 MOST_PRODUCTS = 32  # that make one element of a convolution
 

@@ -577,7 +577,7 @@ def _max_pool(c: Call) -> Any:
     return greatest, offsets if c.op.target.startswith("prims") else None
 
 
-@lowers("aten.avg_pool2d.default")
+@lowers("aten.avg_pool2d.default", "aten.avg_pool3d.default")
 def _avg_pool(c: Call) -> Node:
     count, divisor = bool(c.raw(5, "count_include_pad", True)), c.raw(6, "divisor_override")
     return windows.avg_pool(c.node(0), _window(c, 1), _slides(c), count, divisor)

@@ -481,5 +481,6 @@ def _prod(func: Any, args: Any, kwargs: Any, out: torch.Tensor, which: int) -> S
 _REDUCTIONS: dict[str, Callable[[Any, Any, Any, torch.Tensor, int], Scale]] = {
     "sum": _sum, "mean": _mean, "var": _variance, "var_mean": _variance, "prod": _prod, "cumsum": _running,
     "cumprod": _running_prod, "logcumsumexp": _running_log, "convolution": _convolution, "avg_pool2d": _avg_pool,
+    "avg_pool3d": _avg_pool,
     "mm": _product, "addmm": _product, "bmm": _product, "baddbmm": _product, "mv": _product, "dot": _dot,
 }  # fmt: skip
