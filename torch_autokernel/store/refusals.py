@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.types import CacheKey, Refusal
 
-VERSION = "8"  # of the search as a whole: a change makes old refusals void
+VERSION = "9"  # of the search as a whole: a change makes old refusals void
 WHOLE = 0.9  # of the seconds allowed, from which on a search had them all
 AGAIN_SECONDS = 86400.0
 
