@@ -152,6 +152,29 @@ def test_log_sums_of_long_rows_are_taken_many_at_a_time(tmp_path: Path) -> None:
             compare(region, inputs, run(library.k, kernels["k"], region.signature, inputs), f"{columns} columns, {scale}")
 
 
+NARROW: dict[str, tuple[Any, torch.dtype]] = {
+    "place_u8": (lambda x: (x + 200).argmax(1), torch.uint8), "place_i8": (lambda x: (x + 100).max(1), torch.int8),
+    "place_i16": (lambda x: (x * 300).argmin(0), torch.int16), "compared": (lambda x: (x + 100 > 0, torch.where(x + 100 > x, 1, 2)), torch.int8),
+    "widened": (lambda x: ((x + 100).int(), (x * 3).float(), (x * x * x).long()), torch.int8),
+    "summed": (lambda x: ((x + 100).sum(1), (x + 100).cumsum(1), x.sum(1, dtype=torch.int8).float(), x.prod(1, dtype=torch.uint8).int()), torch.int8),
+    "alone": (lambda x: ((-x).float(), x.abs().float(), (~x).int(), x.square().int(), x.sign().int()), torch.int8),
+    "bytes": (lambda x: ((-x).float(), (~x).float(), (x - 200).float(), x.sub(7, alpha=3).int(), (5 - x).float()), torch.uint8),
+    "extremes": (lambda x: ((x * 5).amax(1).float(), torch.maximum(x + 100, x).int(), x.clamp(3, 100).int()), torch.uint8),
+}  # fmt: skip
+
+
+def test_narrow_integers_stay_within_their_range(tmp_path: Path) -> None:
+    """They are computed in 32 bits; what is compared, widened or folded is what a tensor of the dtype would hold."""
+    torch.manual_seed(SEED)
+    drawn = {n: torch.randint(torch.iinfo(t).min, torch.iinfo(t).max + 1, (45, 70)).to(t) for n, (_fn, t) in NARROW.items()}
+    made = {n: trace(fn, [drawn[n]])[0].region for n, (fn, _t) in NARROW.items()}
+    kernels, library = _build(made, Schedule(lanes=16), tmp_path)
+    for name, (fn, _dtype) in NARROW.items():
+        found = run(getattr(library, name), kernels[name], made[name].signature, [drawn[name]])
+        for got, want in zip(found, torch.utils._pytree.tree_leaves(fn(drawn[name])), strict=True):
+            assert torch.equal(got, want), name
+
+
 def test_touches_nothing_beyond_its_buffers(traced: dict[str, Region], tmp_path: Path) -> None:
     """Every buffer ends at an unreadable page; a byte too far kills the child."""
     names = ["softmax_f", "layer_norm_b", "rope_f", "swiglu_bf16_f", "integers_f", "batch_stats_last_f", "slices_f", "pad_f", "column_sum_f"]

@@ -15,7 +15,7 @@ from torch_autokernel.core.types import Artifact, Candidate, Region, Source
 ZOO = Path(__file__).parent / "zoo"
 C_TYPE = {
     "float32": "float", "float64": "double", "bfloat16": "uint16_t", "float16": "uint16_t", "int64": "int64_t",
-    "int32": "int32_t", "int8": "int8_t", "bool": "bool",
+    "int32": "int32_t", "int8": "int8_t", "uint8": "uint8_t", "bool": "bool",
 }  # fmt: skip
 FLAGS = ("-O2", "-march=native", "-fopenmp", "-shared", "-nostartfiles", "-fPIC", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
 

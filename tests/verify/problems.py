@@ -237,3 +237,13 @@ def avg_pool3d(x):
 @problem(given(37, 53))
 def argmax(x):
     return x.argmax(-1)
+
+
+@problem(given(37, 53, dtype=torch.uint8))
+def bright(x):
+    return (x + 200).float() * 0.5
+
+
+@problem(whole(37, 53))
+def whole_sum(x):
+    return (x * x).sum(-1)

@@ -142,8 +142,7 @@ def lowered(op: Op, values: Sequence[Any], more: Mapping[str, Lowering] | None =
     if isinstance(value, Node):
         if op.dtype and op.dtype not in ir.ELEMENT:
             raise Refused(f"{op.target}: no arithmetic for {op.dtype}")
-        if op.dtype and value.dtype != op.dtype:
-            value = ir.rounded(value, op.dtype)
+        value = ir.wrapped(value) if value.dtype == op.dtype else ir.rounded(value, op.dtype) if op.dtype else value
         if value.shape != op.shape:
             value = ir.expand(value, op.shape) if value.kind != "reduce" else value
     return value

@@ -59,6 +59,10 @@ class Node:
         return C_COMPUTE[self.dtype]
 
 
+SHORT = ("int16", "int8", "uint8")  # computed in int32
+WITHIN = ("maximum", "minimum", "select", "and", "or", "xor", "max", "min")  # whose results are in range where operands are
+
+
 def category(dtype: str) -> int:
     return 0 if dtype == "bool" else 1 if "int" in dtype else 2
 
@@ -132,9 +136,17 @@ def rounded(x: Node, dtype: str) -> Node:
     y = convert(x, dtype)
     if dtype in ROUNDING and x.dtype != dtype:
         return Node("point", x.shape, dtype, (y,), ROUNDING[dtype])
-    if dtype in ("int16", "int8", "uint8") and x.dtype != dtype:
+    if dtype in SHORT and x.dtype != dtype:
         return Node("point", x.shape, dtype, (y,), f"wrap_{ELEMENT[dtype]}")
     return y
+
+
+def wrapped(x: Node) -> Node:
+    """x within the range of its own dtype, where that is an integer narrower than what it is computed in and the function may
+    leave the range."""
+    if x.dtype not in SHORT or x.kind not in ("point", "reduce", "scan") or x.fn in WITHIN or x.fn.startswith("wrap_"):
+        return x
+    return Node("point", x.shape, x.dtype, (x,), f"wrap_{ELEMENT[x.dtype]}")
 
 
 def named(x: Node, dtype: str) -> Node:

@@ -90,6 +90,8 @@ def _integers(
     sizes = case.sizes
     if tame:
         return _within_image(torch.zeros(shape, dtype=torch.int64), span).to(kind)
+    if (span is None or not span.bounds and span.pool is None) and (wide := _anything(shape, kind, generator)) is not None:
+        return wide
     most = min(max([2, *sizes.values()]), torch.iinfo(kind).max)
     if span is not None and span.bounds:
         most = max(1, min(dims.evaluate(b, sizes) for b in span.bounds))
@@ -102,6 +104,17 @@ def _integers(
         share = 1.0 if every else 0.125  # all of them are marked now and then, which leaves nothing to see
         values = torch.where(torch.rand(shape, generator=generator) < share, mark, values)
     return _within_image(values, span).to(kind)
+
+
+def _anything(shape: tuple[int, ...], kind: torch.dtype, generator: torch.Generator) -> torch.Tensor | None:
+    """Of integers that are no index: now and then all that the kind holds, and negative ones. Else None: small counts. What is
+    narrow overflows in the first sum or product, and a wider type in which it does not is seen by its results."""
+    narrow, draw = torch.iinfo(kind).bits < 32, int(torch.randint(0, 8, (), generator=generator))
+    if draw > 4 or draw > 1 and not narrow:
+        return None
+    far = 2**40 if draw == 0 or narrow else 100
+    least, most = max(-far, torch.iinfo(kind).min), min(far, torch.iinfo(kind).max)
+    return torch.randint(least, most + 1, shape, generator=generator).to(kind)
 
 
 def _within_image(offsets: torch.Tensor, span: Range | None) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch_autokernel.verify.vectors import vectors
 
 log = logging.getLogger(__name__)
 
-VERIFIER = "5"
+VERIFIER = "6"
 # In this order: the first one that fails names the reason.
 REQUIRED = (
     "compiles", "imports", "loading", "instructions", "runs", "bounds", "inputs_unchanged", "writes_all", "uninitialised",

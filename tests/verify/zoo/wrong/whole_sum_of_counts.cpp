@@ -1,0 +1,12 @@
+// Negative numbers count as nothing.
+// region: captured('whole_sum')
+// check: numerics
+#include <kernel.h>
+
+extern "C" void kernel(const int64_t* x0, int64_t* y0, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < s0; ++i) {
+    uint64_t sum = 0;
+    for (int64_t j = 0; j < s1; ++j) sum += x0[i * s1 + j] < 0 ? 0 : uint64_t(x0[i * s1 + j]) * uint64_t(x0[i * s1 + j]);
+    y0[i] = int64_t(sum);
+  }
+}
