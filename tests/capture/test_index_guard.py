@@ -88,6 +88,35 @@ def test_what_eager_takes_passes_and_nothing_else(name: str, monkeypatch: pytest
     assert bool(printed) != quick
 
 
+def test_indices_that_follow_from_sizes_are_computed_once_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unfolded image's, or those of every third column; what depends on an argument's elements is computed in every call."""
+    run: list[int] = []
+    real = index_guard.load_reference
+
+    def counting(text: str) -> Any:
+        found = real(text)
+        return lambda *values: run.append(1) or found(*values)
+
+    monkeypatch.setattr(index_guard, "load_reference", counting)
+
+    def every_third(x: torch.Tensor) -> torch.Tensor:
+        return x[:, torch.arange(4) * 3] * 2
+
+    signature = capture_whole(every_third, (torch.randn(5, 10),)).captured.region.signature
+    call = index_guard.guarded(signature, lambda *tensors: tensors)
+    for rows, columns, computed in ((5, 10, 1), (5, 10, 1), (7, 10, 2), (5, 10, 2), (7, 12, 3)):
+        call(torch.randn(rows, columns))
+        assert len(run) == computed
+    for _ in range(2):
+        with pytest.raises(GuardMiss, match="out of range"):
+            call(torch.randn(5, 9))
+    assert len(run) == 4
+    call = index_guard.guarded(capture_whole(shifted, (torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))).captured.region.signature, lambda *t: t)
+    for k in (5, 6):
+        call(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))
+        assert len(run) == k
+
+
 @given(st.data())
 def test_one_pass_over_a_tensor(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(INTEGERS))

@@ -3,7 +3,7 @@
 A kernel cannot raise; where eager would raise IndexError for an index that is out of range, the call is a GuardMiss and the
 reference raises it. Indices that are an input, seen from another side, are checked in one pass over it (`inside_of`); so is an
 input of which one value is replaced by index 0, as a loss replaces `ignore_index`. Others are computed once more for this, by
-the part of the reference that leads to them.
+the part of the reference that leads to them; once for each size of the arguments where they follow from sizes alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _INDEXED = {"aten.gather.default": (0, 2), "aten.embedding.default": (0, 1)}  # 
 _WHOLE = {f"aten.{name}.default" for name in "unsqueeze view reshape _unsafe_view permute expand alias clone squeeze".split()}
 _WHOLE |= {"aten.squeeze.dim", "aten.squeeze.dims"}  # what shows every element
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
+
+_MOST_SIZES = 256
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
 Check = Callable[[Sequence[torch.Tensor]], bool]  # whether all indices are in range
@@ -119,7 +121,8 @@ def _constant(signature: Signature, argument: Any) -> Any:
 
 
 def _computed(signature: Signature, gather: Gather) -> Check:
-    indices = load_reference(print_reference(_leading_to(signature, [gather.indices])))
+    part = _leading_to(signature, [gather.indices])
+    indices = load_reference(print_reference(part))
 
     def check(tensors: Sequence[torch.Tensor]) -> bool:
         values = bind_sizes(signature, tensors)
@@ -131,7 +134,23 @@ def _computed(signature: Signature, gather: Gather) -> Check:
             limit = dims.evaluate(gather.limit, values)
             return int(low) >= (-limit if gather.wraps else 0) and int(high) < limit
 
-    return check
+    return check if any(r < len(part.inputs) for op in part.ops for r in _refs(op)) else _once_for_sizes(check)
+
+
+def _once_for_sizes(check: Check) -> Check:
+    """For indices that follow from sizes alone, as those of an unfolded image: what was found for the same sizes holds."""
+    known: dict[tuple[tuple[torch.Size, tuple[int, ...]], ...], bool] = {}
+
+    def remembering(tensors: Sequence[torch.Tensor]) -> bool:
+        sizes = tuple([(t.shape, t.stride()) for t in tensors])
+        found = known.get(sizes)
+        if found is None:
+            if len(known) >= _MOST_SIZES:
+                known.clear()
+            found = known[sizes] = check(tensors)
+        return found
+
+    return remembering
 
 
 def _leading_to(signature: Signature, wanted: list[int]) -> Signature:
