@@ -277,6 +277,12 @@ CASES: dict[str, Case] = {
     "argmax_double": Case(lambda x: (x.argmax(-1), x.argmin(0)), lambda m, n: [odd(m, n).double()], ROWS),
     "argmax_of_probabilities": Case(lambda x, y: (torch.softmax(x, -1).argmax(-1), x.gather(-1, y.argmax(-1, keepdim=True))),
                                     lambda m, n: [(torch.randperm(m * n) * 0.01).reshape(m, n), randn(m, n)], ROWS),
+    "argmax_of_pieces": Case(lambda x: (torch.cat([x, x * 2], 1).argmax(1), F.pad(x, (2, 3)).argmin(1), x.flip(1).argmax(1), x.roll(3, 1).argmax(1)),
+                             lambda m, n: [odd(m, n)], ((37, 53), (5, 53), (1, 53)), (53,)),
+    "argmax_of_stacks": Case(lambda x: (torch.stack([x, x * -2], 1).argmax(1), torch.stack([x, x + 1, -x], 2).max(2)[1]), lambda m, n: [odd(m, n)],
+                             ((37, 53), (2, 5), (1, 300))),
+    "argmax_turned": Case(lambda x: (x.t().argmax(), x.t().flip(0).argmin(keepdim=True)), lambda m, n: [odd(m, n)],
+                          ((37, 53), (8, 5), (3, 300))),
 }  # fmt: skip
 
 

@@ -75,11 +75,13 @@ def lowers(*targets: str) -> Callable[[Lowering], Lowering]:
 
 
 def build(
-    signature: Signature, sums: bool = False, long: Callable[[Dim], bool] | None = None, slices: bool = False
+    signature: Signature, sums: bool = False, long: Callable[[Dim], bool] | None = None, slices: bool = False,
+    places: bool = True,
 ) -> tuple[list[Node], list[Node]]:
     """Input nodes and output nodes; raises Refused naming the op that has no lowering. A result is rounded where it is made, so
     that what reads it again reads the same, be it from memory or not. With `sums`, products of a vector are sums; rows that are
-    `long` and differ in one place are not summed element by element. With `slices`, what follows from sizes is no index."""
+    `long` and differ in one place are not summed element by element. With `slices`, what follows from sizes is no index. With
+    `places`, where an extreme stands is one fold."""
     inputs = [
         Node("input", s.shape, s.dtype, value=i, label=f"x{i}") for i, s in enumerate(signature.inputs)
     ]  # fmt: skip
@@ -87,6 +89,8 @@ def build(
     results, passing = set(signature.outputs), _passing(signature)
     table: dict[str, Lowering] = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
     known = tables.Values()
+    if not places:
+        table |= _PLACES_BY_TWO
     if slices:
         table |= dict.fromkeys(INDEXED, partial(_by_slices, known=known))
     for op in signature.ops:
@@ -724,22 +728,30 @@ _TABLE["aten.prod.dim_int"] = _fold("prod")
 _TABLE["aten.prod.default"] = lambda c: ir.reduce("prod", c.node(0), range(len(c.node(0).shape)), False, c.dtype)
 
 
-def _place(c: Call) -> Node:
+def _place(c: Call, at_once: bool = True) -> Node:
+    """Where extremes stand. `at_once` by one fold, else by two: the extreme, and the least place that holds it."""
     x, dim, keepdim = c.node(0), c.raw(1, "dim", None), bool(c.raw(2, "keepdim", False))
-    if not x.shape:
-        return ir.const(0, "int64", weak=False)
     if ir.category(x.dtype) == 0:
         raise Refused(f"{c.op.target} of bools")
-    if dim is None and len(x.shape) > 1:  # places are counted in the order of the elements
-        x = ir.reshape(x, (product(x.shape),))
-        return ir.expand(ir.place(c.op.target.split(".")[1], x, 0, False), c.shape)
-    d = (dim or 0) % len(x.shape)
+    if dim is None:  # places are counted in the order of the elements
+        x, dim, keepdim = ir.reshape(x, (product(x.shape),)), 0, False
+    d = dim % len(x.shape)
     if x.shape[d] == 1:
         return ir.expand(ir.const(0, "int64", weak=False), c.shape)
-    return ir.place(c.op.target.split(".")[1], x, d, keepdim)
+    fn = c.op.target.split(".")[1]
+    if at_once:
+        found = ir.place(fn, x, d, keepdim)
+    else:
+        hit = point("eq", [x, ir.reduce(fn.removeprefix("arg"), x, [d], True, x.dtype)], "bool", x.dtype)
+        if ir.category(x.dtype) == 2:
+            hit = point("or", [hit, point("isnan", [x], "bool", x.dtype)], "bool")
+        places = ir.reshape(Node("iota", (x.shape[d],), "int64", value=(0, 1)), (x.shape[d], *(1,) * (len(x.shape) - 1 - d)))
+        found = ir.reduce("min", ir.chosen(hit, places, ir.const(2**63 - 1, "int64"), "int64"), [d], keepdim, "int64")
+    return ir.expand(found, c.shape) if found.shape != c.shape else found
 
 
 _TABLE |= dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), _place)
+_PLACES_BY_TWO = dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), partial(_place, at_once=False))
 for _name in ("any", "all"):
     for _kind in ("dim", "dims"):
         _TABLE[f"aten.{_name}.{_kind}"] = lambda c, f=_name: ir.reduce(  # type: ignore[misc]

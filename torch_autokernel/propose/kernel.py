@@ -33,20 +33,22 @@ class Kernel:
     sweeps: int
 
 
-def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int) -> Former:
+def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, places: bool = True) -> Former:
     """All results of the region placed into sweeps; raises Refused. What a fixed table chooses is told as slices, unless that
     makes too many pieces."""
     if not schedule.gathers and tables.may_help(signature):
         try:
-            return _formed(signature, schedule, hints, threads, True)
+            return _formed(signature, schedule, hints, threads, True, places)
         except Refused as reason:
             log.debug("indices stay indices: %s", reason)
-    return _formed(signature, schedule, hints, threads, False)
+    return _formed(signature, schedule, hints, threads, False, places)
 
 
-def _formed(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, slices: bool) -> Former:
+def _formed(
+    signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, slices: bool, places: bool
+) -> Former:
     long = lambda n: dims.evaluate(n, dict(hints)) > SHORTEST
-    _inputs, outputs = build(signature, sums=True, long=long, slices=slices)
+    _inputs, outputs = build(signature, sums=True, long=long, slices=slices, places=places)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],
@@ -104,7 +106,16 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
         from torch_autokernel.propose.recurrence import generate_loop  # imported here: it needs this module
 
         return generate_loop(signature, schedule, hints, threads)
-    former = form(signature, schedule, hints, threads)
+    if any(op.target.startswith("aten.arg") for op in signature.ops):
+        try:
+            return _printed(signature, schedule, hints, form(signature, schedule, hints, threads))
+        except Refused as reason:  # their fold is for one loop, in order
+            log.debug("places by two folds: %s", reason)
+            return _printed(signature, schedule, hints, form(signature, schedule, hints, threads, places=False))
+    return _printed(signature, schedule, hints, form(signature, schedule, hints, threads))
+
+
+def _printed(signature: Signature, schedule: Schedule, hints: Mapping[str, int], former: Former) -> Kernel:
     for sweep in former.sweeps:  # every late result is read from its buffer
         for root in sweep.roots:
             if root.role == "late" and root.owner is not None:
