@@ -133,7 +133,11 @@ def test_a_graph_that_does_more_than_compute_is_not_run() -> None:
         (lambda x, i: 7 // i, False),
         (lambda x, i: (7 % i).float(), False),
         (lambda x, i: x / i[:1], True),
-        (lambda x, i: i.copy_(i + 1), False),
+        (lambda x, i: i.copy_(i + 1), True),  # a counter, as batch norm's
+        (lambda x, i: (i.copy_(i + 1), x[i]), False),
+        (lambda x, i: (x[i], i.copy_(i + 1)), False),
+        (lambda x, i: i.copy_(i * 2), False),
+        (lambda x, i: i.copy_(i + i), False),
         (lambda x, i: x.copy_(x + 1), True),
     ],
 )

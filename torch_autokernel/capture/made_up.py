@@ -44,10 +44,22 @@ def _is_safe(node: fx.Node) -> bool:
         return False
     name, integers = ops.name_of(node.target), [a for a in node.all_input_nodes if _is_integer(a)]
     return not (
-        (integers and writes(node))
+        (integers and writes(node) and not _counts(node))
         or (_is_integer(node) and name.startswith(_DIVIDES))
         or (name.startswith(_INDEXES) and any(_is_computed(a) for a in integers))
     )
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether the node counts: an argument becomes itself and a number, and nothing else reads it. So batch norm counts."""
+    if ops.name_of(node.target) != "aten.copy_.default" or len(node.args) != 2:
+        return False
+    counter, more = node.args
+    if not (isinstance(counter, fx.Node) and counter.op == "placeholder" and isinstance(more, fx.Node)):
+        return False
+    adds = ops.name_of(more.target).startswith("aten.add.")
+    counted = adds and more.args[0] is counter and not isinstance(more.args[1], fx.Node)
+    return counted and set(counter.users) <= {node, more} and all(u is node or u.op == "output" for u in more.users)
 
 
 def _computes(target: Any) -> bool:
