@@ -26,8 +26,7 @@ _INDEXED = {"aten.gather.default": (0, 2), "aten.embedding.default": (0, 1)}  # 
 _WHOLE = {f"aten.{name}.default" for name in "unsqueeze view reshape _unsafe_view permute expand alias clone squeeze".split()}
 _WHOLE |= {"aten.squeeze.dim", "aten.squeeze.dims"}  # what shows every element
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
-
-_MOST_SIZES = 256
+_MOST_SIZES = 256  # for which the outcome of a check is kept
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
 Check = Callable[[Sequence[torch.Tensor]], bool]  # whether all indices are in range

@@ -72,8 +72,9 @@ def _extreme(graph: fx.Graph, node: fx.Node) -> None:
         return
     value, place = _EXTREMES[node.target]
     for user in users:
+        target, along = (place, dim) if user.args[1] else (value, [dim])
         with graph.inserting_before(user):
-            new = graph.call_function(*((place, (x, dim, keepdim)) if user.args[1] else (value, (x, [dim], keepdim))))
+            new = graph.call_function(target, (x, along, keepdim))
         _stand_in(graph, user, new)
     graph.erase_node(node)
 

@@ -21,8 +21,7 @@ from torch_autokernel.core.windows import MOST_MEETING, MOST_PRODUCTS, MOST_TAPS
 _SCATTER = "aten.scatter_add.default"
 _AVERAGED = "aten.avg_pool2d_backward.default"
 _GRADIENTS = (_SCATTER, _AVERAGED)
-_POOLS = ("aten.max_pool2d_with_indices.default", "prims._low_memory_max_pool_with_offsets.default", "aten.avg_pool2d.default",
-          "aten.avg_pool3d.default", "aten.max_pool3d_with_indices.default")  # fmt: skip
+_POOLS = ops.POOLS - {*_GRADIENTS, ops.INDICES}
 # Read anew by every window at hardly any cost.
 _CHEAP = frozenset(("aten.constant_pad_nd.default", "aten.relu.default", "prims.convert_element_type.default", ops.INDICES))
 

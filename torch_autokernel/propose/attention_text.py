@@ -240,8 +240,9 @@ class AttentionText(PartsKernel):
         with out.block(f"for (; c + {at_once} <= end; c += {at_once})"):
             if tiles.ahead:
                 _source, _kind, value_step = self._value_source()
-                out(f"if (r1 == 0) prefetch_rows(k + (j0 + c + {AHEAD}) * {step}, {step}, {at_once}, {d});")
-                out(f"if (r1 == 0) prefetch_rows(v + (j0 + c) * {value_step}, {value_step}, {at_once}, {self.sizes['e']});")
+                with out.block("if (r1 == 0)"):
+                    out(f"prefetch_rows(k + (j0 + c + {AHEAD}) * {step}, {step}, {at_once}, {d});")
+                    out(f"prefetch_rows(v + (j0 + c) * {value_step}, {value_step}, {at_once}, {self.sizes['e']});")
             out(f"row_dots<{mr}, {at_once}, ak::{kind}, L>({where});")
         if at_once > 1:
             out(f"for (; c < end; ++c) row_dots<{mr}, 1, ak::{kind}, L>({where});")

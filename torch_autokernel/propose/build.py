@@ -13,6 +13,7 @@ from torch_autokernel.core.products import ATTENTION
 from torch_autokernel.core.types import Const, Op, Ref, Signature
 from torch_autokernel.core.windows import Window
 from torch_autokernel.propose import ir, one_hot, tables, windows, written_out
+from torch_autokernel.propose.functions import PLACES
 from torch_autokernel.propose.index import Refused, at_most, mul, product, sub
 from torch_autokernel.propose.ir import Node, const, convert, peel, point
 from torch_autokernel.propose.pull import unrolls
@@ -76,12 +77,12 @@ def lowers(*targets: str) -> Callable[[Lowering], Lowering]:
 
 def build(
     signature: Signature, sums: bool = False, long: Callable[[Dim], bool] | None = None, slices: bool = False,
-    places: bool = True,
+    one_fold: bool = True,
 ) -> tuple[list[Node], list[Node]]:
     """Input nodes and output nodes; raises Refused naming the op that has no lowering. A result is rounded where it is made, so
     that what reads it again reads the same, be it from memory or not. With `sums`, products of a vector are sums; rows that are
     `long` and differ in one place are not summed element by element. With `slices`, what follows from sizes is no index. With
-    `places`, where an extreme stands is one fold."""
+    `one_fold`, where an extreme stands is found by one, else by two."""
     inputs = [
         Node("input", s.shape, s.dtype, value=i, label=f"x{i}") for i, s in enumerate(signature.inputs)
     ]  # fmt: skip
@@ -89,8 +90,8 @@ def build(
     results, passing = set(signature.outputs), _passing(signature)
     table: dict[str, Lowering] = (_SUMS if sums else _AT_ONCE) | {"aten.sum.dim_IntList": partial(_sum, long=long)}
     known = tables.Values()
-    if not places:
-        table |= _PLACES_BY_TWO
+    if not one_fold:
+        table |= _BY_TWO_FOLDS
     if slices:
         table |= dict.fromkeys(INDEXED, partial(_by_slices, known=known))
     for op in signature.ops:
@@ -146,7 +147,8 @@ def lowered(op: Op, values: Sequence[Any], more: Mapping[str, Lowering] | None =
     if isinstance(value, Node):
         if op.dtype and op.dtype not in ir.ELEMENT:
             raise Refused(f"{op.target}: no arithmetic for {op.dtype}")
-        value = ir.wrapped(value) if value.dtype == op.dtype else ir.rounded(value, op.dtype) if op.dtype else value
+        if op.dtype:
+            value = ir.wrapped(value) if value.dtype == op.dtype else ir.rounded(value, op.dtype)
         if value.shape != op.shape:
             value = ir.expand(value, op.shape) if value.kind != "reduce" else value
     return value
@@ -728,8 +730,8 @@ _TABLE["aten.prod.dim_int"] = _fold("prod")
 _TABLE["aten.prod.default"] = lambda c: ir.reduce("prod", c.node(0), range(len(c.node(0).shape)), False, c.dtype)
 
 
-def _place(c: Call, at_once: bool = True) -> Node:
-    """Where extremes stand. `at_once` by one fold, else by two: the extreme, and the least place that holds it."""
+def _place(c: Call, one_fold: bool = True) -> Node:
+    """Where extremes stand. By one fold, or by two: the extreme, and the least place that holds it."""
     x, dim, keepdim = c.node(0), c.raw(1, "dim", None), bool(c.raw(2, "keepdim", False))
     if ir.category(x.dtype) == 0:
         raise Refused(f"{c.op.target} of bools")
@@ -739,7 +741,7 @@ def _place(c: Call, at_once: bool = True) -> Node:
     if x.shape[d] == 1:
         return ir.expand(ir.const(0, "int64", weak=False), c.shape)
     fn = c.op.target.split(".")[1]
-    if at_once:
+    if one_fold:
         found = ir.place(fn, x, d, keepdim)
     else:
         hit = point("eq", [x, ir.reduce(fn.removeprefix("arg"), x, [d], True, x.dtype)], "bool", x.dtype)
@@ -750,8 +752,9 @@ def _place(c: Call, at_once: bool = True) -> Node:
     return ir.expand(found, c.shape) if found.shape != c.shape else found
 
 
-_TABLE |= dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), _place)
-_PLACES_BY_TWO = dict.fromkeys(("aten.argmax.default", "aten.argmin.default"), partial(_place, at_once=False))
+PLACED = tuple(f"aten.{fn}.default" for fn in PLACES)
+_TABLE |= dict.fromkeys(PLACED, _place)
+_BY_TWO_FOLDS = dict.fromkeys(PLACED, partial(_place, one_fold=False))
 for _name in ("any", "all"):
     for _kind in ("dim", "dims"):
         _TABLE[f"aten.{_name}.{_kind}"] = lambda c, f=_name: ir.reduce(  # type: ignore[misc]

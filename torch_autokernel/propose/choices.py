@@ -11,10 +11,11 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import Arch, Region, TensorSpec
 from torch_autokernel.propose.cell import has_loop
+from torch_autokernel.propose.functions import PLACES
 from torch_autokernel.propose.ir import ROUNDING
 from torch_autokernel.propose.tables import may_help
 
-REDUCED = tuple(f"aten.{name}." for name in ("sum", "mean", "var", "var_mean", "amax", "amin", "argmax", "argmin"))
+REDUCED = tuple(f"aten.{name}." for name in ("sum", "mean", "var", "var_mean", "amax", "amin", *PLACES))
 TOGETHER = 8 << 10  # bytes of a row, from which on several at once may be faster than one
 SHORTEST = 24  # elements of a row, up to which vectors run across rows
 

@@ -41,8 +41,7 @@ class Partial:
 
     @property
     def fold(self) -> str:
-        assert self.root.owner is not None
-        return self.root.owner.fn
+        return self.root.fold
 
     @property
     def kept_as(self) -> str:

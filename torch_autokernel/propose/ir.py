@@ -134,11 +134,11 @@ def convert(x: Node, dtype: str) -> Node:
 def rounded(x: Node, dtype: str) -> Node:
     """x as a tensor of `dtype` would hold it."""
     y = convert(x, dtype)
-    if dtype in ROUNDING and x.dtype != dtype:
+    if x.dtype == dtype:
+        return y
+    if dtype in ROUNDING:
         return Node("point", x.shape, dtype, (y,), ROUNDING[dtype])
-    if dtype in SHORT and x.dtype != dtype:
-        return Node("point", x.shape, dtype, (y,), f"wrap_{ELEMENT[dtype]}")
-    return y
+    return _wrap(y, dtype) if dtype in SHORT else y
 
 
 def wrapped(x: Node) -> Node:
@@ -146,7 +146,11 @@ def wrapped(x: Node) -> Node:
     leave the range."""
     if x.dtype not in SHORT or x.kind not in ("point", "reduce", "scan") or x.fn in WITHIN or x.fn.startswith("wrap_"):
         return x
-    return Node("point", x.shape, x.dtype, (x,), f"wrap_{ELEMENT[x.dtype]}")
+    return _wrap(x, x.dtype)
+
+
+def _wrap(x: Node, dtype: str) -> Node:
+    return Node("point", x.shape, dtype, (x,), f"wrap_{ELEMENT[dtype]}")
 
 
 def named(x: Node, dtype: str) -> Node:

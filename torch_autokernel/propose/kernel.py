@@ -10,7 +10,7 @@ from torch_autokernel.core import dims
 from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.types import DTYPE_BYTES, Signature, TensorSpec
 from torch_autokernel.propose import ir, tables
-from torch_autokernel.propose.build import build
+from torch_autokernel.propose.build import PLACED, build
 from torch_autokernel.propose.cell import has_loop
 from torch_autokernel.propose.choices import SHORTEST, Schedule
 from torch_autokernel.propose.emit import Partial, Scratch, SweepText
@@ -33,22 +33,22 @@ class Kernel:
     sweeps: int
 
 
-def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, places: bool = True) -> Former:
+def form(signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, one_fold: bool = True) -> Former:
     """All results of the region placed into sweeps; raises Refused. What a fixed table chooses is told as slices, unless that
     makes too many pieces."""
     if not schedule.gathers and tables.may_help(signature):
         try:
-            return _formed(signature, schedule, hints, threads, True, places)
+            return _formed(signature, schedule, hints, threads, True, one_fold)
         except Refused as reason:
             log.debug("indices stay indices: %s", reason)
-    return _formed(signature, schedule, hints, threads, False, places)
+    return _formed(signature, schedule, hints, threads, False, one_fold)
 
 
 def _formed(
-    signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, slices: bool, places: bool
+    signature: Signature, schedule: Schedule, hints: Mapping[str, int], threads: int, slices: bool, one_fold: bool
 ) -> Former:
     long = lambda n: dims.evaluate(n, dict(hints)) > SHORTEST
-    _inputs, outputs = build(signature, sums=True, long=long, slices=slices, places=places)
+    _inputs, outputs = build(signature, sums=True, long=long, slices=slices, one_fold=one_fold)
     strides = {f"x{i}": s.stride for i, s in enumerate(signature.inputs)}
     columns = {0: "auto", 1: "outer", 2: "late"}[schedule.columns]
     former = Former(strides, hints, threads, schedule.lanes, columns, {0: "auto", 1: "once", 2: "twice"}[schedule.moments],
@@ -106,12 +106,12 @@ def generate(signature: Signature, schedule: Schedule, hints: Mapping[str, int],
         from torch_autokernel.propose.recurrence import generate_loop  # imported here: it needs this module
 
         return generate_loop(signature, schedule, hints, threads)
-    if any(op.target.startswith("aten.arg") for op in signature.ops):
+    if any(op.target in PLACED for op in signature.ops):
         try:
             return _printed(signature, schedule, hints, form(signature, schedule, hints, threads))
         except Refused as reason:  # their fold is for one loop, in order
             log.debug("places by two folds: %s", reason)
-            return _printed(signature, schedule, hints, form(signature, schedule, hints, threads, places=False))
+            return _printed(signature, schedule, hints, form(signature, schedule, hints, threads, one_fold=False))
     return _printed(signature, schedule, hints, form(signature, schedule, hints, threads))
 
 

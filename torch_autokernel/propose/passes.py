@@ -201,14 +201,14 @@ class RowText(ValueText):
         """Sums of what squared deviations are gathered of, and these, which know them."""
         roots = self.sweep.roots
         known = {tuple(s.values[k] for s in group): k for k in folds if gathers(roots[k])}
-        sums = [k for k in folds if self.fold_of(roots[k]) == "sum"]
+        sums = [k for k in folds if roots[k].fold == "sum"]
         return {k: known[values] for k in sums if (values := tuple(s.values[k] for s in group)) in known}
 
     def _open(self, root: Root, name: str) -> None:
         assert root.owner is not None
         if places(root):
             kind, lanes = ("along", ", L") if self.inner else ("each", ", L") if self.vector else ("one", "")
-            self.out(f"place_{kind}<{PLACES[root.owner.fn]}, {root.owner.args[0].ctype}{lanes}> {name};")
+            self.out(f"place_{kind}<{PLACES[root.fold]}, {root.owner.args[0].ctype}{lanes}> {name};")
             return
         self.accumulator(name, root.owner.fn, root.owner.ctype, True)
 
@@ -245,7 +245,7 @@ class RowText(ValueText):
         scopes = [dict(names) for _ in segments]
         todo = [self._todo(s, which, folds) for s in segments]
         depths = {i: self._depth(i, loops) for values in todo for i in values}
-        sums = [k for k in folds if self.fold_of(self.sweep.roots[k]) == "sum"]
+        sums = [k for k in folds if self.sweep.roots[k].fold == "sum"]
         plan = self._runs(loops, segments[0]) if sums else ""
 
         def inside(depth: int) -> None:
@@ -302,7 +302,7 @@ class RowText(ValueText):
         """Whether the value is a product that nothing but a fused sum reads."""
         if not self.fused or i.fn != "mul" or any(i in u.args for u in todo):
             return False
-        return all(k in folds and self.fold_of(self.sweep.roots[k]) == "sum" for k in which if segment.values[k] is i)
+        return all(k in folds and self.sweep.roots[k].fold == "sum" for k in which if segment.values[k] is i)
 
     def _only_moved(self, i: Inst, segment: Segment, which: list[int], todo: list[Inst]) -> bool:
         """Whether the value goes from memory to memory, and nothing is computed from it."""
@@ -404,8 +404,8 @@ class RowText(ValueText):
                 self.out(f"{accumulator}.step({text}{', m' if self.inner else ''});")
                 return
             if self.inner:
-                text = self.existing(text, self.fold_of(root), value.ctype)
-            self.out(f"{accumulator} = {self.combine(self.fold_of(root), accumulator, text)};")
+                text = self.existing(text, root.fold, value.ctype)
+            self.out(f"{accumulator} = {self.combine(root.fold, accumulator, text)};")
         elif root.role == "late":
             self.gather_late(root, text, wide, value.ctype)
         elif root.kind != "scan" or root.target in self.used:
@@ -414,7 +414,7 @@ class RowText(ValueText):
 
     def _factors(self, root: Root, value: Inst, scope: Scope) -> list[str] | None:
         """The factors of a product that is added up, where products may be fused with sums."""
-        if not self.fused or self.fold_of(root) != "sum" or not self.vector:
+        if not self.fused or root.fold != "sum" or not self.vector:
             return None
         if value.kind != "fn" or value.fn != "mul" or value.ctype != "float" or value.id in scope or not self.wide(value):
             return None

@@ -412,8 +412,10 @@ def _padded(count: Dim, ctype: str) -> int:
 def _sums(tops: Sequence[Node]) -> list[Node]:
     out: list[Node] = []
     for n in operands_first(list(tops)):
-        if n.kind in ("scan", "gather") or n.fn in PLACES:
-            raise Refused(f"{n.fn if n.fn in PLACES else f'a {n.kind}'} within a step")
+        if n.kind in ("scan", "gather"):
+            raise Refused(f"a {n.kind} within a step")
+        if n.fn in PLACES:
+            raise Refused(f"{n.fn} within a step")
         if n.kind == "reduce" and not unrolls(n):
             out.append(n)
     return out

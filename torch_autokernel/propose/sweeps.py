@@ -65,6 +65,11 @@ class Root:
         return replace(self, index=index, into=into, place=self.place.substitute(axis, by))
 
     @property
+    def fold(self) -> str:
+        """The reduction that the root is the operand of; empty where it is none's."""
+        return self.owner.fn if self.kind == "fold" and self.owner is not None else ""
+
+    @property
     def axes(self) -> frozenset[str]:
         return frozenset(a for i in self.index for a in i.axes if a[0] != "^")
 
@@ -614,9 +619,9 @@ def contiguous(shape: ir.Shape) -> tuple[Dim, ...]:
 
 def places(root: Root) -> bool:
     """Whether the root is a reduction to the place of an extreme."""
-    return root.kind == "fold" and root.owner is not None and root.owner.fn in PLACES
+    return root.fold in PLACES
 
 
 def gathers(root: Root) -> bool:
     """Whether the root is a reduction to squared deviations."""
-    return root.kind == "fold" and root.owner is not None and root.owner.fn == "squares"
+    return root.fold == "squares"

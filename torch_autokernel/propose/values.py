@@ -317,10 +317,6 @@ class ValueText:
         else:
             self.out(f"put_strided<{element}>({pointer}, {self.spread(text, wide, ctype)}, {size_text(step)}, m);")
 
-    def fold_of(self, root: Root) -> str:
-        assert root.owner is not None
-        return root.owner.fn
-
     def accumulator(self, name: str, fold: str, ctype: str, vector: bool) -> None:
         if fold == "squares":
             self.out(f"squares{'' if self.vector in self.gone or self.inner else '_each'}<{ctype}, L> {name};")

@@ -90,7 +90,8 @@ def _integers(
     sizes = case.sizes
     if tame:
         return _within_image(torch.zeros(shape, dtype=torch.int64), span).to(kind)
-    if (span is None or not span.bounds and span.pool is None) and (wide := _anything(shape, kind, generator)) is not None:
+    free = span is None or not (span.bounds or span.pool)
+    if free and (wide := _anything(shape, kind, generator)) is not None:
         return wide
     most = min(max([2, *sizes.values()]), torch.iinfo(kind).max)
     if span is not None and span.bounds:
@@ -110,9 +111,9 @@ def _anything(shape: tuple[int, ...], kind: torch.dtype, generator: torch.Genera
     """Of integers that are no index: now and then all that the kind holds, and negative ones. Else None: small counts. What is
     narrow overflows in the first sum or product, and a wider type in which it does not is seen by its results."""
     narrow, draw = torch.iinfo(kind).bits < 32, int(torch.randint(0, 8, (), generator=generator))
-    if draw > 4 or draw > 1 and not narrow:
+    if draw >= (5 if narrow else 2):
         return None
-    far = 2**40 if draw == 0 or narrow else 100
+    far = 100 if draw == 1 and not narrow else 2**40
     least, most = max(-far, torch.iinfo(kind).min), min(far, torch.iinfo(kind).max)
     return torch.randint(least, most + 1, shape, generator=generator).to(kind)
 

@@ -37,8 +37,9 @@ template <class F, class T, int N> struct place_along : place_each<F, T, N> {
   using place_each<F, T, N>::best;
   using place_each<F, T, N>::at;  // 0 in lanes that had nothing better: of a row that is as far as can be the first counts
   template <class M> AK_INLINE void step(const vec<T, N>& x, int64_t j, M m) {
-    const auto better = beyond<F>(keep(m, x, farthest<F, T>()), best);
-    if (__builtin_expect(any(better), 0)) this->take(keep(m, x, farthest<F, T>()), better, ramp<int64_t, N>(j, 1));
+    const auto there = keep(m, x, farthest<F, T>());
+    const auto better = beyond<F>(there, best);
+    if (__builtin_expect(any(better), 0)) this->take(there, better, ramp<int64_t, N>(j, 1));
   }
   AK_INLINE int64_t place() const {
     const T top = fold<F>(best);
