@@ -271,7 +271,7 @@ CASES: dict[str, Case] = {
     "argmax": Case(lambda x: (x.argmax(-1), x.argmin(-1, keepdim=True), x.amax(-1)), lambda m, n: [odd(m, n)], ROWS),
     "argmax_outer": Case(lambda x: (x.argmax(0), x.argmin(0), x.max(0)[0]), lambda m, n: [odd(m, n)], ROWS),
     "argmax_middle_bf16": Case(lambda x: (x.argmax(1), x.argmin(1)), lambda b, m, n: [odd(b, m, n).bfloat16()], ((3, 37, 53), (2, 5, 300), (1, 2, 1))),
-    "argmax_all": Case(lambda x: (torch.argmax(x), torch.argmin(x * 2)), lambda m, n: [odd(m, n)], ROWS),
+    "argmax_all": Case(lambda x: (torch.argmax(x), torch.argmin(x * 2), x.sum().argmax(0), x.sum().argmin(-1, keepdim=True)), lambda m, n: [odd(m, n)], ROWS),
     "argmax_integers": Case(lambda x: (x.argmax(-1), x.argmin(0), x.int().argmin(-1), x.to(torch.int8).argmax(-1)),
                             lambda m, n: [torch.randint(-3, 4, (m, n))], ROWS),
     "argmax_double": Case(lambda x: (x.argmax(-1), x.argmin(0)), lambda m, n: [odd(m, n).double()], ROWS),

@@ -735,7 +735,7 @@ def _place(c: Call, one_fold: bool = True) -> Node:
     x, dim, keepdim = c.node(0), c.raw(1, "dim", None), bool(c.raw(2, "keepdim", False))
     if ir.category(x.dtype) == 0:
         raise Refused(f"{c.op.target} of bools")
-    if dim is None:  # places are counted in the order of the elements
+    if dim is None or not x.shape:  # places are counted in the order of the elements
         x, dim, keepdim = ir.reshape(x, (product(x.shape),)), 0, False
     d = dim % len(x.shape)
     if x.shape[d] == 1:
