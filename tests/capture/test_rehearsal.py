@@ -136,6 +136,7 @@ def test_a_graph_that_does_more_than_compute_is_not_run() -> None:
         (lambda x, i: i.copy_(i + 1), True),  # a counter, as batch norm's
         (lambda x, i: (i.copy_(i + 1), x[i]), False),
         (lambda x, i: (x[i], i.copy_(i + 1)), False),
+        (lambda x, i: [(i.copy_(n), x[:3, 0] * n) for n in [i + 1]], False),
         (lambda x, i: i.copy_(i * 2), False),
         (lambda x, i: i.copy_(i + i), False),
         (lambda x, i: x.copy_(x + 1), True),

@@ -281,6 +281,7 @@ CASES: dict[str, Case] = {
                              lambda m, n: [odd(m, n)], ((37, 53), (5, 53), (1, 53)), (53,)),
     "argmax_of_stacks": Case(lambda x: (torch.stack([x, x * -2], 1).argmax(1), torch.stack([x, x + 1, -x], 2).max(2)[1]), lambda m, n: [odd(m, n)],
                              ((37, 53), (2, 5), (1, 300))),
+    "argmax_backwards": Case(lambda x: (x.flip(1).argmax(1), x.flip(0).argmin(0)), lambda m, n: [odd(m, n)], ROWS),
     "argmax_turned": Case(lambda x: (x.t().argmax(), x.t().flip(0).argmin(keepdim=True)), lambda m, n: [odd(m, n)],
                           ((37, 53), (8, 5), (3, 300))),
 }  # fmt: skip
