@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <unordered_map>
@@ -16,11 +17,10 @@ extern "C" const char __ehdr_start __attribute__((visibility("hidden")));
 
 namespace {
 constexpr int TEAM = 4;
-constexpr size_t STACK = 1 << 20;
+constexpr size_t STACK = 8 << 20;  // as a thread has; what is not touched costs nothing
 
 struct Fiber {
   ucontext_t context;
-  std::vector<char> stack;
   bool done = false, waiting = false;
   size_t constructs = 0, share = 0;
   uint64_t locks = 0;
@@ -34,12 +34,16 @@ struct Byte {
 };
 
 Fiber* team[64];
+void* stacks[64];
 int size_ = 1, me = 0;
 bool active = false, inside = false;  // inside: this run time is at work on its own tables
 uint64_t epoch = 1;
 ucontext_t scheduler;
 std::vector<Share> shares;
-std::unordered_map<uintptr_t, Byte> bytes;
+struct Page { Byte bytes[4096]; };
+std::unordered_map<uintptr_t, Page*> pages;  // kept from one region to the next: what is older than the epoch does not count
+uintptr_t last_number = ~(uintptr_t)0;
+Page* last_page = nullptr;
 std::unordered_map<const void*, int> lock_numbers;
 void (*body)(void*);
 void* body_data;
@@ -53,12 +57,22 @@ void race(uintptr_t at, bool write, uintptr_t pc, bool other_write, uintptr_t ot
   _exit(66);
 }
 
+Byte& byte_at(uintptr_t p) {
+  const uintptr_t number = p / 4096;
+  if (number != last_number) {
+    Page*& page = pages[number];
+    if (!page) page = new Page;
+    last_number = number, last_page = page;
+  }
+  return last_page->bytes[p % 4096];
+}
+
 void note(uintptr_t at, size_t count, bool write, bool atomic, uintptr_t pc) {
   if (!active || inside) return;
   inside = true;
   const uint64_t locks = team[me]->locks;
   for (uintptr_t p = at; p < at + count; ++p) {
-    Byte& b = bytes[p];
+    Byte& b = byte_at(p);
     if (b.epoch != epoch) b = Byte(), b.epoch = epoch, b.locks = ~0ull;
     const bool apart = !(locks & b.locks);
     if (b.writer >= 0 && b.writer != me && apart && !(atomic && b.atomic)) race(p, write, pc, true, b.write_pc);
@@ -92,9 +106,10 @@ void parallel(void (*function)(void*), void* data, unsigned threads) {
   body = function, body_data = data;
   for (int i = 0; i < size_; ++i) {
     Fiber* f = team[i] = new Fiber;
-    f->stack.resize(STACK);
+    if (!stacks[i]) stacks[i] = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks[i] == MAP_FAILED) _exit(67);
     getcontext(&f->context);
-    f->context.uc_stack.ss_sp = f->stack.data(), f->context.uc_stack.ss_size = STACK, f->context.uc_link = &scheduler;
+    f->context.uc_stack.ss_sp = stacks[i], f->context.uc_stack.ss_size = STACK, f->context.uc_link = &scheduler;
     makecontext(&f->context, start, 0);
   }
   active = true, ++epoch;
@@ -111,7 +126,7 @@ void parallel(void (*function)(void*), void* data, unsigned threads) {
     }
   }
   active = false, ++epoch, me = 0, size_ = 1;
-  shares.clear(), bytes.clear();
+  shares.clear();
   for (int i = 0; i < 64 && team[i]; ++i) delete team[i], team[i] = nullptr;
 }
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,10 @@ COMMON = ("-O1", "-g", "-march=native", "-std=c++17", "-fno-math-errno", "-ffp-c
 ADDRESSES = (
     "-fopenmp", "-shared", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
 )  # fmt: skip
-COMPILE_SECONDS = 120
+COMPILE_SECONDS = {"full": 120, "standard": 20}
 MOST_BYTES = 1 << 18  # of a case that is run
-CASES = 8
+CASES = {"full": 8, "standard": 4}
+RACE_SECONDS = 1.0  # at level `standard`, for all cases together and for one
 OPTIONS = "detect_leaks=0:symbolize=0:handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0:exitcode=77"
 
 
@@ -65,8 +67,8 @@ def run_time(library: str) -> str:
     return str(path.resolve()) if path.is_absolute() and path.exists() else ""
 
 
-def build(region: Region, artifact: Artifact, folder: Path, kind: str) -> Built:
-    """The candidate's text compiled with instrumentation: `kind` is `addresses` or `races`."""
+def build(region: Region, artifact: Artifact, folder: Path, kind: str, level: str = "full") -> Built:
+    """The candidate's text compiled with instrumentation: `kind` is `addresses`, `races` or `plain`, without any."""
     found, source = find_compiler(), artifact.candidate.source
     if isinstance(found, str):
         return Built(reason=found, missing=True)
@@ -79,9 +81,13 @@ def build(region: Region, artifact: Artifact, folder: Path, kind: str) -> Built:
     entry.write_text(prototype.entry_text(region.signature, bool(artifact.launch.get("workspace", 0))))
     target = folder / f"{kind}.so"
     steps = _steps(found, kind, target)
+    seconds = COMPILE_SECONDS.get(level, 20)
     for step in steps:
-        done = subprocess.run([*found.command, *step], cwd=folder, capture_output=True, text=True, env=environment(),
-                              timeout=COMPILE_SECONDS)  # fmt: skip
+        try:
+            done = subprocess.run([*found.command, *step], cwd=folder, capture_output=True, text=True, env=environment(),
+                                  timeout=seconds)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return Built(reason=f"the build takes more than {seconds} s", missing=True)
         if done.returncode:
             if unknown := re.findall(r"undefined reference to `(\w+)'", done.stderr):
                 names = ", ".join(dict.fromkeys(unknown))
@@ -114,7 +120,7 @@ def run_time_of_races() -> str:
     flags = ("-O1", "-g", "-std=c++17", "-fPIC", "-fno-builtin", "-fno-tree-loop-distribute-patterns")
     target = str(Path(folder) / "races.o")
     subprocess.run([*found.command, *flags, "-c", str(RACES), "-o", target], check=True, capture_output=True, env=environment(),
-                   timeout=COMPILE_SECONDS)  # fmt: skip
+                   timeout=COMPILE_SECONDS["full"])  # fmt: skip
     return target
 
 
@@ -124,27 +130,36 @@ def _first_error(text: str) -> str:
 
 
 def watch(trial: Any, kind: str, env: dict[str, str]) -> Finding | None:
-    """The first finding against the instrumented build on small cases, or None; SKIP where there is no build."""
+    """The first finding against the instrumented build on small cases, or None; SKIP where there is no build. A call that takes
+    too long on fibers, which wait for nobody, is no finding; without any that comes back it is a SKIP."""
     name = "sanitizers" if kind == "addresses" else "races"
+    brief = kind == "races" and trial.bank.level == "standard"
     with tempfile.TemporaryDirectory(prefix="autokernel-watch-") as text:
         folder = Path(text)
         folder.chmod(0o755)
-        built = build(trial.region, trial.artifact, folder, kind)
+        built = build(trial.region, trial.artifact, folder, kind, trial.bank.level)
         if not built.path:
             return Finding(name, Status.SKIP, built.reason)
-        with Pool(Limits(seconds=30.0, threads=2), environment=env) as pool:
+        with Pool(Limits(seconds=RACE_SECONDS if brief else 30.0, threads=2), environment=env) as pool:
             artifact = Artifact(trial.artifact.candidate, built.path, "", "ak_entry", trial.artifact.launch)
             runner = WorkerRunner(pool, trial.region, artifact, trial.bank.seed)
+            cases = list(small(trial))
+            start, done = time.monotonic(), 0
             try:
-                for prepared, edge in small(trial):
+                for prepared, edge in cases:
+                    if brief and time.monotonic() - start > RACE_SECONDS:
+                        break
                     outcome = runner.run(prepared, edge).outcome
+                    done += outcome.ok
+                    if kind == "races" and outcome.kind == "timeout":
+                        break
                     if not outcome.ok:
                         reason, where = told(outcome, built.path)
                         evidence = {"case": prepared.case.to_json(), "source": where, "log": _shown(outcome.log)}
                         return Finding(name, Status.FAIL, reason + (f", at {where}" if where else ""), evidence)
             finally:
                 runner.close()
-    return None
+    return None if done else Finding(name, Status.SKIP, "no call of 256 KB at most comes back in time where it is watched")
 
 
 def crash_line(region: Region, artifact: Artifact, prepared: Prepared, seed: int) -> str:
@@ -166,10 +181,10 @@ def crash_line(region: Region, artifact: Artifact, prepared: Prepared, seed: int
 
 
 def small(trial: Any) -> Iterator[tuple[Prepared, str]]:
-    """Small cases, special ones among them, at both edges of their pages in turn."""
+    """Small cases, the smallest first, special ones among them, at both edges of their pages in turn."""
     cases = sorted((p for p in trial.cases if p.nbytes <= MOST_BYTES), key=lambda p: -p.nbytes)
-    step = max(1, len(cases) // CASES)
-    for number, prepared in enumerate(cases[::step]):
+    step = max(1, len(cases) // CASES.get(trial.bank.level, 4))
+    for number, prepared in enumerate(reversed(cases[::step])):
         yield prepared, ("end", "start")[number % 2]
 
 

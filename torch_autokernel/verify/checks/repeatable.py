@@ -50,7 +50,7 @@ class Repeatable:
 
     def _threads(self, trial: Any, cases: list[Prepared]) -> Finding:
         """Many short calls, where threads that all have little to do arrive at the same place together."""
-        if not trial.runner.native or not _parallel(trial.artifact.path):
+        if not trial.runner.native or not starts_threads(trial.artifact.path):
             return Finding(self.name, Status.PASS)
         for prepared in cases:
             first, start = trial.runner.run(prepared, "end"), time.monotonic()
@@ -100,7 +100,7 @@ def _central(cases: list[Prepared], count: int) -> list[Prepared]:
     return sorted(cases, key=lambda p: p.nbytes)[start:][:count]
 
 
-def _parallel(path: str) -> bool:
+def starts_threads(path: str) -> bool:
     """Whether the object starts threads."""
     imports = read_elf(Path(path).read_bytes()).imports
     return any(name.startswith(("GOMP_parallel", "__kmpc_fork")) for name in imports)

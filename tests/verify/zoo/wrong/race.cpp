@@ -1,6 +1,6 @@
 // All threads add to the same results.
 // region: row_sum()
-// check: numerics special_values uninitialised control_state stale addresses state repeatable
+// check: numerics special_values uninitialised control_state stale addresses state repeatable races
 #include <kernel.h>
 
 extern "C" void kernel(const float* x0, float* y0, int64_t s0, int64_t s1) {
