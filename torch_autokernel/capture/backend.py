@@ -32,7 +32,7 @@ from torch_autokernel.capture.layouts import as_inductor_has_them
 from torch_autokernel.capture.partition import Left, Partition, partition
 from torch_autokernel.capture.pieces import take_apart
 from torch_autokernel.capture.record import Record, note
-from torch_autokernel.capture.scan_swap import swap_scans
+from torch_autokernel.capture.scan_swap import swap_loops
 from torch_autokernel.capture.settle import settle
 from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.swap import swap
@@ -213,10 +213,10 @@ class Session:
                 raise
             self._failed(error)
 
-    def replace_scans(self, gm: fx.GraphModule) -> None:
-        """Kernels for the graph's scans; never raises unless `strict`."""
+    def replace_loops(self, gm: fx.GraphModule) -> None:
+        """Kernels for the graph's scans and unrolled loops; never raises unless `strict`."""
         try:
-            decisions = swap_scans(gm, phase_of(gm.graph), self.engine, self.config)
+            decisions = swap_loops(gm, phase_of(gm.graph), self.engine, self.config)
             self.fresh = any(d.outcome in ("generated", "miss") for d in decisions)
         except Exception as error:  # the capture boundary, as in `replace`
             self.fresh = True
@@ -389,7 +389,7 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
 
         take_apart(graph_module.graph)
         graph_module.recompile()
-        session.replace_scans(graph_module)
+        session.replace_loops(graph_module)
         session.prepare_safely(graph_module.graph, compiled_now, inputs)
         backward, uncompiled = kwargs.get("is_backward"), UNCOMPILED.get()
         as_it_is = copy.deepcopy(graph_module) if backward or uncompiled is not None else None

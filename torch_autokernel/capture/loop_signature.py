@@ -41,16 +41,16 @@ class LoopWriter:
         """With `anything`, any operation may stand in and around the loop: the signature is for reading, not for a kernel."""
         self.tensors, self.length, self.a, self.b, self.one, self.two = tensors, length, a, b, first, second
         self.anything = anything
+        self.ops: list[Op] = []
+        self.number: dict[fx.Node, int] = {}
+        self.inputs: list[fx.Node] = []
+        self.results: tuple[Any, ...] = ()
         if len(first.prologue) != len(second.prologue) or len(first.epilogue) != len(second.epilogue):
             raise CaptureError("what stands around the loop grows with the length")
         if len(first.body) != len(second.body):
             raise CaptureError("the loop has another period at another length")
         outside = (a.placeholders + first.prologue + first.epilogue, b.placeholders + second.prologue + second.epilogue)
         self.twin = dict(zip(*outside, strict=True)) | dict(zip(first.body, second.body, strict=True))
-        self.ops: list[Op] = []
-        self.number: dict[fx.Node, int] = {}
-        self.inputs: list[fx.Node] = []
-        self.results: tuple[Any, ...] = ()
 
     # ---- sizes ----
     def size(self, x: int, y: int) -> Dim:
@@ -65,6 +65,10 @@ class LoopWriter:
         if value.dim() != other.dim() or value.dtype != other.dtype:
             raise CaptureError(f"{node.name} has another form at another length")
         return tuple(self.size(int(x), int(y)) for x, y in zip(value.shape, other.shape, strict=True))
+
+    def start(self, x: Indexed, y: Indexed) -> Dim:
+        """Where the first step reads."""
+        return self.size(x.start, y.start)
 
     def argument(self, x: Any, y: Any, number: dict[fx.Node, int]) -> Any:
         if isinstance(x, fx.Node):
@@ -111,6 +115,10 @@ class LoopWriter:
         (output,) = [n for n in self.a.graph.nodes if n.op == "output"]
         results = list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
         self._declare_inputs(results)
+        return self.written(results)
+
+    def written(self, results: list[Any]) -> Signature:
+        """The signature, where the inputs are declared."""
         loop, values = _Cell(self).write()
         self.ops.append(loop)
         at = len(self.inputs) + len(self.ops) - 1
@@ -311,12 +319,12 @@ class _Cell:
         w = self.w
         if w.twin.get(x.source) is not y.source or (x.dim, x.step) != (y.dim, y.step):
             raise CaptureError("the loop indexes something else at another length")
-        start = w.size(x.start, y.start)
+        start = w.start(x, y)
         self.indexed[w.outer(x.source), x.dim, start, x.step] = x.source
 
     def _key(self, x: Indexed, i: int) -> Any:
         y = self.w.two.operands[i][0]
-        return "indexed", (self.w.number[x.source], x.dim, self.w.size(x.start, y.start), x.step)
+        return "indexed", (self.w.number[x.source], x.dim, self.w.start(x, y), x.step)
 
     def _operation(self, i: int, number: dict[Any, int], local: dict[int, int], hoisted: dict[int, fx.Node]) -> int | list[Op]:
         """Node i as operations over local values, or the local value that it is."""

@@ -68,19 +68,19 @@ def leaves(node: fx.Node) -> list[fx.Node]:
 
 def roll(graph: fx.Graph, period: int, length: int) -> Rolled:
     """The loop of a graph that was traced at `length` and grows by `period` nodes a step."""
-    nodes, more = _in_order(graph, length), length - 2
-    keys = [_key(n) for n in nodes]
+    nodes, more = in_order(graph, length), length - 2
+    keys = [key_of(n) for n in nodes]
     reasons: list[str] = []
-    for start, steps in _runs(keys, period, more):
+    for start, steps in runs(keys, period, more):
         try:
-            return _cut(nodes, start, period, steps, graph)
+            return cut(nodes, start, period, steps, graph)
         except CaptureError as error:
             reasons.append(error.message)
     raise CaptureError(reasons[0] if reasons else "no steps repeat")
 
 
-def _runs(keys: Sequence[Any], p: int, more: int) -> Iterator[tuple[int, int]]:
-    """Where equal steps begin and how many there are, the most first."""
+def runs(keys: Sequence[Any], p: int, more: int) -> Iterator[tuple[int, int]]:
+    """Where equal steps of p keys begin and how many there are, the most first."""
     found = []
     start = 0
     while start + p < len(keys):
@@ -98,7 +98,7 @@ def live(graph: fx.Graph) -> list[fx.Node]:
     return [n for n in graph.nodes if n.op == "call_function"]
 
 
-def _in_order(graph: fx.Graph, length: int) -> list[fx.Node]:
+def in_order(graph: fx.Graph, length: int) -> list[fx.Node]:
     """The graph's nodes with what all steps share moved to the beginning, and views moved to where they are first used, or,
     where only the end of the graph uses them, to right behind what they are views of: the nodes of one step stand together."""
     every = live(graph)
@@ -112,18 +112,20 @@ def _in_order(graph: fx.Graph, length: int) -> list[fx.Node]:
     done: set[fx.Node] = set()
 
     def late(n: fx.Node) -> bool:
-        return ops.name_of(n.target) in _LATE
+        return ops.name_of(n.target) in _LATE and len(n.users) < length - 1  # what every step reads is no step's own
 
-    def put(n: fx.Node) -> None:
-        if n in done or n.op != "call_function":
-            return
-        for a in n.all_input_nodes:
-            put(a)
-        done.add(n)
-        out.append(n)
-        for u in n.users:
-            if u in at_end and len(u.all_input_nodes) == 1:
-                put(u)
+    def put(root: fx.Node) -> None:
+        todo = [(root, False)]
+        while todo:
+            n, ready = todo.pop()
+            if n in done or n.op != "call_function":
+                continue
+            if not ready:
+                todo += [(n, True), *((a, False) for a in reversed(n.all_input_nodes))]
+                continue
+            done.add(n)
+            out.append(n)
+            todo += [(u, False) for u in reversed(list(n.users)) if u in at_end and len(u.all_input_nodes) == 1]
 
     for n in every:
         if n in first:
@@ -178,7 +180,7 @@ def _hashable(value: Any) -> Any:
     return (type(value).__name__, value.hex() if isinstance(value, float) else value)
 
 
-def _key(node: fx.Node) -> Any:
+def key_of(node: fx.Node) -> Any:
     """What must be equal between steps: everything but operands and index positions."""
 
     def plain(value: Any) -> Any:
@@ -207,7 +209,8 @@ def _what(value: Any) -> Any:
     return tuple(_what(v) for v in value) if isinstance(value, (list, tuple)) else None
 
 
-def _cut(nodes: list[fx.Node], start: int, p: int, steps: int, graph: fx.Graph) -> Rolled:
+def cut(nodes: list[fx.Node], start: int, p: int, steps: int, graph: fx.Graph) -> Rolled:
+    """The loop of `steps` times p of all the graph's nodes, in order; raises CaptureError where it is none."""
     end = start + steps * p
     place = {n: divmod(i - start, p) for i, n in enumerate(nodes[start:end], start)}
     body = nodes[start + p : start + 2 * p]

@@ -1,10 +1,12 @@
-"""Scans in the graphs of `torch.compile`, each replaced by a kernel before Inductor sees the graph."""
+"""Scans and unrolled loops in the graphs of `torch.compile`, each replaced by a kernel before Inductor sees the graph."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from torch import fx
 
 from torch_autokernel.capture import operators
 from torch_autokernel.capture.ambient import ordinary_torch
+from torch_autokernel.capture.gathering import rejoin
 from torch_autokernel.capture.partition import Left
 from torch_autokernel.capture.record import Record, note
 from torch_autokernel.capture.scan import Scan, capture_scan, is_scan
 from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.swap import swap
+from torch_autokernel.capture.unrolled import may_hold_loops, unrolled_loops
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.engine import Decision, Engine
@@ -24,37 +28,57 @@ from torch_autokernel.engine import Decision, Engine
 log = logging.getLogger(__name__)
 
 
-def swap_scans(gm: fx.GraphModule, phase: str, engine: Engine, config: Config) -> Sequence[Decision]:
-    """Put kernels in the place of the graph's scans, where there are some; what was decided for each."""
+def swap_loops(gm: fx.GraphModule, phase: str, engine: Engine, config: Config) -> Sequence[Decision]:
+    """Put kernels in the place of the graph's scans and unrolled loops, where there are some; what was decided for each."""
+    scans, left = _scans(gm, phase)
+    graph, loops = gm.graph, list[Captured]()
+    if may_hold_loops(gm.graph):
+        graph = copy.deepcopy(gm.graph)  # where no loop is replaced, the graph stays as it is
+        loops, kept = unrolled_loops(graph, phase)
+        left += kept
+    for what in left:
+        log.info("a loop stays as it is: %s", what.reason)
+    if not scans and not loops and not left:
+        return ()
+    with ordinary_torch():
+        decisions = engine.resolve([*(s.region for s in scans.values()), *(c.region for c in loops)], config)
+    made = dict(zip([*scans, *range(len(loops))], map(partial(_operator, engine), decisions), strict=True))
+    for node, scan in scans.items():
+        if made[node] is not None:
+            swap(gm.graph, [(_captured(node, scan), made[node])])
+    if any(made[k] is not None for k in range(len(loops))):
+        swap(graph, [(c, made[k]) for k, c in enumerate(loops) if made[k] is not None])
+        rejoin(graph)
+        gm.graph = graph
+    for node in [n for n in gm.graph.nodes if n.op == "get_attr" and not n.users]:
+        gm.graph.erase_node(node)
+    gm.recompile()
+    note(Record(phase, tuple(decisions), tuple(left), sum(o is not None for o in made.values())))
+    return decisions
+
+
+def _operator(engine: Engine, decision: Decision) -> Any:
+    """The operator that takes a region's place, or None."""
+    if decision.entry is None or not operators.callable_as_operator(decision.entry.signature):
+        return None
+    operator = operators.ensure(decision.entry, engine.load)
+    if (problem := operator.load()) is not None:
+        log.warning("%s", problem)
+        return None
+    return operator.overload
+
+
+def _scans(gm: fx.GraphModule, phase: str) -> tuple[dict[fx.Node, Scan], list[Left]]:
     found: dict[fx.Node, Scan] = {}
     left: list[Left] = []
     for node in [n for n in gm.graph.nodes if is_scan(n)]:
         try:
             _refuse_symbols(node)
-            found[node] = capture_scan(node, getattr(gm, node.args[0].target))
+            scan = capture_scan(node, getattr(gm, node.args[0].target))
+            found[node] = dataclasses.replace(scan, region=dataclasses.replace(scan.region, phase=phase, nodes=(node.name,)))
         except CaptureError as error:
             left.append(Left((node.name,), error.message))
-            log.info("a scan stays as it is: %s", error.message)
-    if not found and not left:
-        return ()
-    regions = [dataclasses.replace(s.region, phase=phase, nodes=(n.name,)) for n, s in found.items()]
-    with ordinary_torch():
-        decisions = engine.resolve(regions, config)
-    swapped = 0
-    for (node, scan), decision in zip(found.items(), decisions, strict=True):
-        if decision.entry is None or not operators.callable_as_operator(decision.entry.signature):
-            continue
-        operator = operators.ensure(decision.entry, engine.load)
-        if (problem := operator.load()) is not None:
-            log.warning("%s", problem)
-            continue
-        swap(gm.graph, [(_captured(node, scan), operator.overload)])
-        swapped += 1
-    for node in [n for n in gm.graph.nodes if n.op == "get_attr" and not n.users]:
-        gm.graph.erase_node(node)
-    gm.recompile()
-    note(Record(phase, tuple(decisions), tuple(left), swapped))
-    return decisions
+    return found, left
 
 
 def _refuse_symbols(node: fx.Node) -> None:

@@ -1,0 +1,134 @@
+"""How a loop's results are put together, made plain before it is rolled up: one `cat` of nothing but its steps' values.
+
+Steps may write into a buffer one after the other, and what was there before the loop may stand beside their values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from torch_autokernel.capture import ops
+from torch_autokernel.capture.reroll import key_of, live
+
+_CAT = torch.ops.aten.cat.default
+_SCATTERS = ("aten.slice_scatter.default", "aten.select_scatter.default")
+
+
+def gather(graph: fx.Graph, least: int) -> None:
+    """Change the graph so; what it computes stays the same. `least` is the number of steps of a loop."""
+    for node in live(graph):
+        if ops.name_of(node.target) == "aten.copy.default" and (source := _copied(node)) is not None:
+            node.replace_all_uses_with(source, propagate_meta=False)
+    graph.eliminate_dead_code()
+    for node in live(graph):
+        if (found := _written(node)) is not None and len(found[0]) >= least:
+            _put_cat(node, *found)
+    graph.eliminate_dead_code()
+    for node in live(graph):
+        if node.target is _CAT and len(node.args[0]) > least:  # type: ignore[arg-type]
+            _split(node, least)
+
+
+def rejoin(graph: fx.Graph) -> None:
+    """Parts that a cat was split into and that are still there become parts of it again."""
+    for node in live(graph):
+        if node.target is _CAT:
+            parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+            if any(p.meta.get("autokernel_run") for p in parts):
+                flat = [q for p in parts for q in (p.args[0] if p.meta.get("autokernel_run") else [p])]
+                node.args = (flat, *node.args[1:])
+    graph.eliminate_dead_code()
+
+
+def _copied(node: fx.Node) -> fx.Node | None:
+    """What a copy over a slice of a buffer holds, where it is written into the buffer and differs in strides alone."""
+    written = all(ops.name_of(u.target) in ("aten.unsqueeze.default", *_SCATTERS) for u in node.users)
+    source, value = node.args[1], node.meta["val"]
+    if not written or not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
+        return None
+    other = source.meta["val"]
+    return source if (value.shape, value.dtype, value.device) == (other.shape, other.dtype, other.device) else None
+
+
+def _at(node: fx.Node) -> tuple[int, int] | None:
+    """Dimension and index of the one slice that a scatter writes."""
+    value, numbers = node.meta["val"], [v for v in node.args[2:] if type(v) is int]
+    if node.kwargs or len(numbers) < 2 or len(numbers) != len(node.args) - 2:
+        return None
+    dim, index, *rest = numbers
+    if ops.name_of(node.target) == "aten.slice_scatter.default" and rest not in ([index + 1], [index + 1, 1]):
+        return None
+    return (dim % value.dim(), index) if 0 <= index < value.shape[dim] else None
+
+
+def _written(last: fx.Node) -> tuple[list[fx.Node], int] | None:
+    """What was written to each index of a buffer, of which nothing else is left, and the dimension. The node writes last."""
+    if ops.name_of(last.target) not in _SCATTERS:
+        return None
+    if any(ops.name_of(u.target) in _SCATTERS and u.args[0] is last for u in last.users):
+        return None
+    value, parts, dims = last.meta["val"], dict[int, fx.Node](), set[int]()
+    node: Any = last
+    while isinstance(node, fx.Node) and ops.name_of(node.target) in _SCATTERS:
+        where, source = _at(node), node.args[1]
+        if where is None or not isinstance(source, fx.Node) or (node is not last and len(node.users) > 1):
+            return None
+        dims.add(where[0])
+        parts.setdefault(where[1], source)  # a later write stands
+        node = node.args[0]
+    if len(dims) != 1 or not value.is_contiguous():
+        return None
+    (dim,) = dims
+    if len(parts) != value.shape[dim] or any(p.meta["val"].dtype != value.dtype for p in parts.values()):
+        return None
+    return [parts[i] for i in range(len(parts))], dim
+
+
+def _put_cat(node: fx.Node, parts: list[fx.Node], dim: int) -> None:
+    graph, value = node.graph, node.meta["val"]
+    with graph.inserting_before(node):
+        whole = []
+        for part in parts:
+            if part.meta["val"].dim() < value.dim():
+                made = graph.call_function(torch.ops.aten.unsqueeze.default, (part, dim))
+                made.meta = {"val": part.meta["val"].unsqueeze(dim)}
+                part = made
+            whole.append(part)
+        cat = graph.call_function(_CAT, (whole, dim))
+    cat.meta = {**node.meta}
+    node.replace_all_uses_with(cat, propagate_meta=False)
+
+
+def _split(node: fx.Node, least: int) -> None:
+    """Give the longest run of values that are made alike a cat of its own, where it is not all."""
+    parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+    kinds = [_kind(p) for p in parts]
+    start = length = begin = 0
+    for i in range(len(parts)):
+        begin = i if i == 0 or kinds[i] != kinds[i - 1] else begin
+        if i + 1 - begin > length:
+            start, length = begin, i + 1 - begin
+    if not least <= length < len(parts):
+        return
+    run = parts[start : start + length]
+    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    with node.graph.inserting_before(node):
+        inner = node.graph.call_function(_CAT, (run, dim))
+    value = run[0].meta["val"]
+    shape = list(value.shape)
+    shape[dim] = sum(int(p.meta["val"].shape[dim]) for p in run)
+    inner.meta = {"val": value.new_empty(shape), "autokernel_run": True}
+    node.args = ([*parts[:start], inner, *parts[start + length :]], dim)
+    node.kwargs = {}
+
+
+def _kind(node: fx.Node) -> Any:
+    """What makes a value, through views."""
+    out = [key_of(node)]
+    while ops.kind(ops.name_of(node.target)) == "view" and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+        out.append(key_of(node) if node.op == "call_function" else node)
+    return out

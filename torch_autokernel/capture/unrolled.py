@@ -1,0 +1,223 @@
+"""Loops over time that dynamo unrolled: found again in the graph of `torch.compile`, each as one region.
+
+Steps that repeat are looked for in the graph's operations; `reroll.py` says whether they are a loop. The region is the loop
+alone: first states, tensors that are read step by step and whatever is the same in all steps go in, all steps' values and
+last states come out. Its length is a symbol, all other sizes are constants.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from torch_autokernel.capture import ops
+from torch_autokernel.capture.gathering import gather
+from torch_autokernel.capture.loop_signature import LoopWriter, T, input_spec
+from torch_autokernel.capture.nodes import writes
+from torch_autokernel.capture.partition import Left
+from torch_autokernel.capture.reference import print_reference
+from torch_autokernel.capture.reroll import Carry, Indexed, Rolled, cut, in_order, key_of, live, runs
+from torch_autokernel.capture.signature import Captured, dtype_name
+from torch_autokernel.core import dims
+from torch_autokernel.core.dims import Dim
+from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.types import DTYPE_BYTES, Region, Signature, TensorSpec
+
+LEAST = 8  # steps of a loop that is worth it
+TIMED = 32  # steps at which a longer loop is timed: its baseline is the unrolled loop, which takes minutes to compile
+_MOST_TRIED = 60  # beginnings of steps that are tried for a graph
+_MOST_KEYS = 24
+
+
+def may_hold_loops(graph: fx.Graph) -> bool:
+    return bool(_lengths(graph)) and not _symbolic(graph)
+
+
+def unrolled_loops(graph: fx.Graph, phase: str) -> tuple[list[Captured], list[Left]]:
+    """The loops of a graph, which do not overlap; and those that repeat but are no region, with the reason. The graph is
+    changed: what puts steps' values together stands there as one `cat`."""
+    lengths = _lengths(graph)
+    gather(graph, LEAST)
+    found: list[Captured] = []
+    left: list[Left] = []
+    taken: set[fx.Node] = set()
+    for length in lengths:
+        before, reasons = len(taken), list[str]()
+        for rolled, inside in _rolled(in_order(graph, length), graph, taken, length - 2, reasons):
+            try:
+                found.append(_captured(rolled, inside, phase))
+            except CaptureError as error:
+                left.append(Left(tuple(n.name for n in inside), error.message))
+        if len(taken) == before and reasons:
+            left.append(Left((), f"about {length} times the same operations, but no loop: {reasons[0]}"))
+    return found, left
+
+
+def _symbolic(graph: fx.Graph) -> bool:
+    values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
+    sizes = [s for v in values if isinstance(v, torch.Tensor) for s in v.shape]
+    return any(isinstance(v, torch.SymInt) for v in (*values, *sizes))
+
+
+def _lengths(graph: fx.Graph) -> list[int]:
+    """How long loops may be, the longest first: dimensions of which about every element is taken by itself."""
+    read: dict[tuple[fx.Node, int], set[Any]] = defaultdict(set)
+    sizes: dict[tuple[fx.Node, int], int] = {}
+    for n in live(graph):
+        name, source = ops.name_of(n.target), n.args[0] if n.args else None
+        if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
+            continue
+        if name == "aten.select.int" or name == "aten.slice.Tensor" and len(n.args) > 3:
+            if name == "aten.select.int" or n.args[3] == n.args[2] + 1:  # type: ignore[operator]
+                where = source, int(n.args[1])  # type: ignore[arg-type]
+                read[where].add(n.args[2])
+                sizes[where] = int(source.meta["val"].shape[where[1]])
+        elif name == "aten.unbind.int":
+            dim = int(n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", 0))  # type: ignore[arg-type]
+            read[source, dim] = set(range(len(n.meta["val"])))
+            sizes[source, dim] = len(n.meta["val"])
+    found = {n for where, n in sizes.items() if n >= LEAST and len(read[where]) >= max(LEAST, n - 2)}
+    return sorted(found, reverse=True)
+
+
+def _rolled(
+    nodes: list[fx.Node], graph: fx.Graph, taken: set[fx.Node], least: int, reasons: list[str]
+) -> Iterator[tuple[Rolled, list[fx.Node]]]:
+    """Loops of at least so many steps among the nodes, with the nodes of all their steps, which are taken then. `reasons` are
+    why what repeats is none."""
+    numbers: dict[Any, int] = {}
+    keys = [numbers.setdefault(key_of(n), len(numbers)) for n in nodes]
+    tried = 0
+    for p in _periods(keys, max(LEAST, least)):
+        for start, steps in runs(keys, p, max(LEAST, least)):
+            inside = nodes[start : start + steps * p]
+            if not taken.isdisjoint(inside):
+                continue
+            tried += 1
+            if tried > _MOST_TRIED:
+                return
+            try:
+                rolled = cut(nodes, start, p, steps, graph)
+            except CaptureError as error:
+                reasons.append(error.message)
+                continue
+            taken.update(inside)
+            yield rolled, inside
+
+
+def _periods(keys: Sequence[int], steps: int) -> list[int]:
+    """How many operations a step may have, the fewest first: distances between operations that come about once a step."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        places[key].append(i)
+    rare = sorted((at for at in places.values() if len(at) >= steps), key=len)[:_MOST_KEYS]
+    found: set[int] = set()
+    for at, apart in itertools.product(rare, (1, 2, 3, 4)):
+        distances = Counter(b - a for a, b in zip(at, at[apart:], strict=False))
+        found.update(p for p, times in distances.most_common(2) if times >= (steps - 1) // 2)
+    return sorted(p for p in found if 2 <= p <= len(keys) // steps)
+
+
+def _captured(rolled: Rolled, inside: list[fx.Node], phase: str) -> Captured:
+    writer = _Writer(rolled)
+    signature = writer.signature()
+    members = {*inside, *rolled.collected}
+    for n in inside:
+        if writes(n) or n.is_impure() or torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()):
+            raise CaptureError(f"{ops.name_of(n.target)} within a loop does more than give a value")
+    if any(u not in members for n in inside if n not in rolled.last for u in n.users):
+        raise CaptureError("a single step's value is read outside of the loop")
+    region = Region(signature, print_reference(signature), {T: min(rolled.steps, TIMED)}, (writer.outputs[0].name,), phase)
+    ordered = [n for n in inside[0].graph.nodes if n in members]
+    return Captured(region, tuple(writer.inputs), tuple(writer.outputs), tuple(ordered))
+
+
+@dataclass
+class _Once:
+    """The graph as a trace at the one length there is; none of its inputs need be the loop's."""
+
+    graph: fx.Graph
+    length: int
+    placeholders: list[fx.Node] = field(default_factory=list)
+
+
+class _Same(dict[fx.Node, fx.Node]):
+    """Each node's own twin: there is one length."""
+
+    def __missing__(self, node: fx.Node) -> fx.Node:
+        return node
+
+    def get(self, node: Any, default: Any = None) -> Any:
+        return node
+
+
+class _Writer(LoopWriter):
+    """A signature from one length. Only what is read or made step by step is as long as the loop."""
+
+    def __init__(self, rolled: Rolled) -> None:
+        once = _Once(rolled.body[0].graph, rolled.steps)
+        super().__init__([], rolled.steps, once, once, rolled, rolled)
+        self.twin = _Same()
+        self.outputs = [*rolled.collected, *rolled.last]
+        self.timed: dict[fx.Node, int] = {}  # the dimension along which the steps are
+        constant: set[fx.Node] = set()
+        for x in itertools.chain.from_iterable(rolled.operands):
+            if isinstance(x, Indexed):
+                if self.timed.setdefault(x.source, x.dim) != x.dim:
+                    raise CaptureError("a tensor is read step by step along two dimensions")
+            elif isinstance(x, Carry):
+                constant.add(x.init)
+            elif isinstance(x, fx.Node):
+                constant.add(x)
+        if not constant.isdisjoint(self.timed):
+            raise CaptureError("a tensor is read step by step and as a whole")
+        self.timed |= {n: dim for n, (_i, dim, _back) in rolled.collected.items()}
+        self.read = [*dict.fromkeys([*(n for n in self.timed if n not in rolled.collected), *constant])]
+
+    def size(self, x: int, y: int) -> Dim:
+        return x
+
+    def sizes(self, node: fx.Node) -> tuple[Dim, ...]:
+        shape: list[Dim] = list(map(int, node.meta["val"].shape))
+        if (dim := self.timed.get(node)) is not None:
+            every, n = self.one.steps, node.meta["val"].shape[dim]
+            shape[dim] = dims.mul(T, int(n) // every) if node in self.one.collected else dims.add(T, int(n) - every)
+        return tuple(shape)
+
+    def start(self, x: Indexed, y: Indexed) -> Dim:
+        return x.start if x.step == 1 else dims.add(T, x.start - self.one.steps)
+
+    def outer(self, node: fx.Node) -> int:
+        if node not in self.number and node.op == "call_function" and not node.all_input_nodes:
+            return super().outer(node)  # constants are written down
+        return self.number[node]
+
+    def signature(self) -> Signature:
+        self.inputs = [n for n in self.read if n.all_input_nodes or n.op != "call_function"]
+        self.number = {n: i for i, n in enumerate(self.inputs)}
+        return self.written(self.outputs)
+
+    def _in_spec(self, node: fx.Node) -> TensorSpec:
+        tensor = node.meta.get("val")
+        if not isinstance(tensor, torch.Tensor):
+            raise CaptureError("a loop reads something else than tensors")
+        name = dtype_name(tensor.dtype)
+        if name not in ops.FLOATS or tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise CaptureError(f"a loop over {name} on {tensor.device.type}: only floats on the CPU are understood")
+        return input_spec(tensor, self.sizes(node), self.length)
+
+    def _out_spec(self, node: fx.Node) -> TensorSpec:
+        if node not in self.one.collected:
+            return super()._out_spec(node)
+        value = node.meta["val"]
+        if not value.is_contiguous():
+            raise CaptureError(f"{node.name}: all steps' values lie in another order than torch's cat gives")
+        name = dtype_name(value.dtype)
+        dense = TensorSpec.contiguous(self.sizes(node), name).stride
+        return TensorSpec(self.sizes(node), name, dense, "cpu", DTYPE_BYTES[name])
