@@ -218,6 +218,9 @@ class Session:
         try:
             decisions = swap_loops(gm, phase_of(gm.graph), self.engine, self.config)
             self.fresh = any(d.outcome in ("generated", "miss") for d in decisions)
+            missing = [(d.region, ()) for d in decisions if d.outcome == "miss"]
+            if missing and self.config.on_miss == "background":
+                self.searches.append(Search(missing, self.config, self.engine.work_folder()))
         except Exception as error:  # the capture boundary, as in `replace`
             self.fresh = True
             if self.config.strict:

@@ -5,15 +5,17 @@ Steps may write into a buffer one after the other, and what was there before the
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from typing import Any
 
 import torch
 from torch import fx
 
 from torch_autokernel.capture import ops
-from torch_autokernel.capture.reroll import key_of, live
+from torch_autokernel.capture.reroll import live
 
 _CAT = torch.ops.aten.cat.default
+_RUN = "autokernel_run"  # in a node's meta: a cat that `split` made
 _SCATTERS = ("aten.slice_scatter.default", "aten.select_scatter.default")
 
 
@@ -26,20 +28,6 @@ def gather(graph: fx.Graph, least: int) -> None:
     for node in live(graph):
         if (found := _written(node)) is not None and len(found[0]) >= least:
             _put_cat(node, *found)
-    graph.eliminate_dead_code()
-    for node in live(graph):
-        if node.target is _CAT and len(node.args[0]) > least:  # type: ignore[arg-type]
-            _split(node, least)
-
-
-def rejoin(graph: fx.Graph) -> None:
-    """Parts that a cat was split into and that are still there become parts of it again."""
-    for node in live(graph):
-        if node.target is _CAT:
-            parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
-            if any(p.meta.get("autokernel_run") for p in parts):
-                flat = [q for p in parts for q in (p.args[0] if p.meta.get("autokernel_run") else [p])]
-                node.args = (flat, *node.args[1:])
     graph.eliminate_dead_code()
 
 
@@ -102,33 +90,36 @@ def _put_cat(node: fx.Node, parts: list[fx.Node], dim: int) -> None:
     node.replace_all_uses_with(cat, propagate_meta=False)
 
 
-def _split(node: fx.Node, least: int) -> None:
-    """Give the longest run of values that are made alike a cat of its own, where it is not all."""
-    parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
-    kinds = [_kind(p) for p in parts]
-    start = length = begin = 0
-    for i in range(len(parts)):
-        begin = i if i == 0 or kinds[i] != kinds[i - 1] else begin
-        if i + 1 - begin > length:
-            start, length = begin, i + 1 - begin
-    if not least <= length < len(parts):
-        return
-    run = parts[start : start + length]
+def split(graph: fx.Graph, inside: Set[fx.Node], least: int) -> list[fx.Node]:
+    """Give the steps' values a cat of their own where others stand before or behind them; the cats that were made."""
+    made = []
+    for node in live(graph):
+        if node.target is not _CAT:
+            continue
+        parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+        run = [i for i, p in enumerate(parts) if p in inside]
+        if least <= len(run) < len(parts) and run == list(range(run[0], run[-1] + 1)):
+            made.append(_apart(node, parts, run[0], run[-1] + 1))
+    return made
+
+
+def _apart(node: fx.Node, parts: list[fx.Node], start: int, end: int) -> fx.Node:
     dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    run, value = parts[start:end], parts[start].meta["val"]
     with node.graph.inserting_before(node):
         inner = node.graph.call_function(_CAT, (run, dim))
-    value = run[0].meta["val"]
     shape = list(value.shape)
     shape[dim] = sum(int(p.meta["val"].shape[dim]) for p in run)
-    inner.meta = {"val": value.new_empty(shape), "autokernel_run": True}
-    node.args = ([*parts[:start], inner, *parts[start + length :]], dim)
-    node.kwargs = {}
+    inner.meta = {"val": value.new_empty(shape), _RUN: True}
+    node.args, node.kwargs = ([*parts[:start], inner, *parts[end:]], dim), {}
+    return inner
 
 
-def _kind(node: fx.Node) -> Any:
-    """What makes a value, through views."""
-    out = [key_of(node)]
-    while ops.kind(ops.name_of(node.target)) == "view" and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-        out.append(key_of(node) if node.op == "call_function" else node)
-    return out
+def rejoin(graph: fx.Graph, runs: Iterable[fx.Node] | None = None) -> None:
+    """Undo `split`, for these or for all that are still there."""
+    undone = {n for n in live(graph) if n.meta.get(_RUN)} if runs is None else set(runs)
+    for node in {u for n in undone for u in n.users}:
+        parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+        node.args = ([q for p in parts for q in (p.args[0] if p in undone else [p])], *node.args[1:])
+    for n in undone:
+        graph.erase_node(n)

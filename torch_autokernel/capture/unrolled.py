@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from torch_autokernel.capture import ops
-from torch_autokernel.capture.gathering import gather
+from torch_autokernel.capture.gathering import gather, rejoin, split
 from torch_autokernel.capture.loop_signature import LoopWriter, T, input_spec
 from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.partition import Left
@@ -49,7 +49,7 @@ def unrolled_loops(graph: fx.Graph, phase: str) -> tuple[list[Captured], list[Le
     taken: set[fx.Node] = set()
     for length in lengths:
         before, reasons = len(taken), list[str]()
-        for rolled, inside in _rolled(in_order(graph, length), graph, taken, length - 2, reasons):
+        for rolled, inside in _rolled(graph, taken, length, reasons):
             try:
                 found.append(_captured(rolled, inside, phase))
             except CaptureError as error:
@@ -87,15 +87,16 @@ def _lengths(graph: fx.Graph) -> list[int]:
 
 
 def _rolled(
-    nodes: list[fx.Node], graph: fx.Graph, taken: set[fx.Node], least: int, reasons: list[str]
+    graph: fx.Graph, taken: set[fx.Node], length: int, reasons: list[str]
 ) -> Iterator[tuple[Rolled, list[fx.Node]]]:
-    """Loops of at least so many steps among the nodes, with the nodes of all their steps, which are taken then. `reasons` are
-    why what repeats is none."""
+    """Loops of about so many steps, with the nodes of all their steps, which are taken then. `reasons` are why what repeats is
+    none."""
+    nodes, least = in_order(graph, length), max(LEAST, length - 2)
     numbers: dict[Any, int] = {}
     keys = [numbers.setdefault(key_of(n), len(numbers)) for n in nodes]
     tried = 0
-    for p in _periods(keys, max(LEAST, least)):
-        for start, steps in runs(keys, p, max(LEAST, least)):
+    for p in _periods(keys, least):
+        for start, steps in runs(keys, p, least):
             inside = nodes[start : start + steps * p]
             if not taken.isdisjoint(inside):
                 continue
@@ -103,12 +104,32 @@ def _rolled(
             if tried > _MOST_TRIED:
                 return
             try:
-                rolled = cut(nodes, start, p, steps, graph)
+                rolled = _cut(nodes, start, p, steps, graph, length)
             except CaptureError as error:
                 reasons.append(error.message)
                 continue
             taken.update(inside)
             yield rolled, inside
+
+
+def _cut(nodes: list[fx.Node], start: int, p: int, steps: int, graph: fx.Graph, length: int) -> Rolled:
+    """`cut`, and where it fails, once more with the steps' results apart from what stands beside them."""
+    inside = nodes[start : start + steps * p]
+    try:
+        return cut(nodes, start, p, steps, graph)
+    except CaptureError:
+        made = split(graph, set(inside), LEAST)
+        if not made:
+            raise
+    nodes = in_order(graph, length)
+    start = nodes.index(inside[0])
+    try:
+        if nodes[start : start + steps * p] != inside:
+            raise CaptureError("the steps do not stand together")
+        return cut(nodes, start, p, steps, graph)
+    except CaptureError:
+        rejoin(graph, made)
+        raise
 
 
 def _periods(keys: Sequence[int], steps: int) -> list[int]:
@@ -133,7 +154,7 @@ def _captured(rolled: Rolled, inside: list[fx.Node], phase: str) -> Captured:
             raise CaptureError(f"{ops.name_of(n.target)} within a loop does more than give a value")
     if any(u not in members for n in inside if n not in rolled.last for u in n.users):
         raise CaptureError("a single step's value is read outside of the loop")
-    region = Region(signature, print_reference(signature), {T: min(rolled.steps, TIMED)}, (writer.outputs[0].name,), phase)
+    region = Region(signature, print_reference(signature), {T: min(writer.length, TIMED)}, (writer.outputs[0].name,), phase)
     ordered = [n for n in inside[0].graph.nodes if n in members]
     return Captured(region, tuple(writer.inputs), tuple(writer.outputs), tuple(ordered))
 
@@ -161,8 +182,12 @@ class _Writer(LoopWriter):
     """A signature from one length. Only what is read or made step by step is as long as the loop."""
 
     def __init__(self, rolled: Rolled) -> None:
-        once = _Once(rolled.body[0].graph, rolled.steps)
-        super().__init__([], rolled.steps, once, once, rolled, rolled)
+        sources = [(x.source, x.dim) for x in itertools.chain.from_iterable(rolled.operands) if isinstance(x, Indexed)]
+        if not sources:
+            raise CaptureError("a loop that reads nothing of this step")
+        length = int(sources[0][0].meta["val"].shape[sources[0][1]])  # which may be more than there are steps
+        once = _Once(rolled.body[0].graph, length)
+        super().__init__([], length, once, once, rolled, rolled)
         self.twin = _Same()
         self.outputs = [*rolled.collected, *rolled.last]
         self.timed: dict[fx.Node, int] = {}  # the dimension along which the steps are
@@ -186,12 +211,13 @@ class _Writer(LoopWriter):
     def sizes(self, node: fx.Node) -> tuple[Dim, ...]:
         shape: list[Dim] = list(map(int, node.meta["val"].shape))
         if (dim := self.timed.get(node)) is not None:
-            every, n = self.one.steps, node.meta["val"].shape[dim]
-            shape[dim] = dims.mul(T, int(n) // every) if node in self.one.collected else dims.add(T, int(n) - every)
+            n = int(node.meta["val"].shape[dim])
+            every = dims.add(T, self._fewest())
+            shape[dim] = dims.mul(every, n // self.one.steps) if node in self.one.collected else dims.add(T, n - self.length)
         return tuple(shape)
 
     def start(self, x: Indexed, y: Indexed) -> Dim:
-        return x.start if x.step == 1 else dims.add(T, x.start - self.one.steps)
+        return x.start if x.step == 1 else dims.add(T, x.start - self.length)
 
     def outer(self, node: fx.Node) -> int:
         if node not in self.number and node.op == "call_function" and not node.all_input_nodes:

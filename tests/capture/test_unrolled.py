@@ -1,0 +1,362 @@
+"""Loops over time in plain Python under `torch.compile`: dynamo unrolls them, the backend rolls them up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from tests.capture.engines import ReferenceEngine
+from torch_autokernel.capture.record import recording
+
+Tensor = torch.Tensor
+T = 11
+
+
+def rnn(x: Tensor, w: Tensor, u: Tensor, b: Tensor) -> Any:
+    h, out = x.new_zeros(x.shape[0], 8), []
+    for t in range(T):
+        h = torch.tanh(x[:, t] @ w + h @ u + b)
+        out.append(h)
+    return torch.stack(out, 1), h
+
+
+def lstm(x: Tensor, w: Tensor, u: Tensor) -> Any:
+    h = x.new_zeros(x.shape[1], 8)
+    c, out = torch.zeros_like(h), []
+    for t in range(T):
+        i, f, g, o = (x[t] @ w + h @ u).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        out.append(h)
+    return torch.stack(out), (h, c)
+
+
+def matrix_state(r: Tensor, w: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s, out = r.new_zeros(r.shape[0], r.shape[2], r.shape[2]), []
+    for t in range(T):
+        s = s * w[:, t, None] + v[:, t, :, None] * k[:, t, None]
+        out.append((s * r[:, t, None]).sum(-1))
+    return torch.stack(out, 1)
+
+
+def backwards(x: Tensor) -> Tensor:
+    s, out = x[:, -1], []
+    for t in reversed(range(T)):
+        s = 0.9 * s + 0.1 * x[:, t]
+        out.append(s)
+    return torch.stack(out[::-1], 1)
+
+
+def unbound(x: Tensor, a: Tensor | float) -> Tensor:
+    s, out = torch.zeros_like(x[0]), []
+    for v in x.unbind(0):
+        s = a * s + v
+        out.append(s * 2)
+    return torch.stack(out)
+
+
+def slices(x: Tensor) -> Tensor:
+    s, out = x[:, 0:1] * 0, []
+    for t in range(T):
+        s = torch.maximum(s * 0.5, x[:, t : t + 1])
+        out.append(s)
+    return torch.cat(out, 1)
+
+
+def beside_the_first(x: Tensor) -> Tensor:
+    s = x[:, 0]
+    out = [s]
+    for t in range(1, T):
+        s = 0.5 * s + (x[:, t] - x[:, t - 1]).abs()
+        out.append(s)
+    return torch.stack(out, 1)
+
+
+def buffer(x: Tensor) -> Tensor:
+    y, s = torch.empty_like(x), torch.zeros_like(x[:, 0])
+    for t in range(T):
+        s = 0.9 * s + x[:, t]
+        y[:, t] = s
+    return y
+
+
+def buffer_backwards(x: Tensor) -> Tensor:
+    y, s = torch.ones_like(x), x[0] * 0
+    for t in range(T - 1, -1, -1):
+        s = torch.sin(s) + x[t]
+        y[t] = s
+    return y * 2
+
+
+def two(x: Tensor) -> Tensor:
+    return unbound(unbound(x, 0.5).sin(), 0.3)
+
+
+def last(x: Tensor) -> Tensor:
+    s = x[:, 0] * 0
+    for t in range(T):
+        s = s * 0.9 + x[:, t]
+    return s * 3
+
+
+def gated(x: Tensor, g: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T):
+        s = s * torch.sigmoid(g[:, t])[:, None] + x[:, t]
+        out.append(s.sum(-1))
+    return torch.stack(out, 1)
+
+
+def some(*shape: int) -> Tensor:
+    return torch.randn(shape)
+
+
+LOOPS: dict[str, tuple[Callable[..., Any], Callable[[], Sequence[Any]], int]] = {
+    "rnn": (rnn, lambda: (some(3, T, 6), some(6, 8) / 3, some(8, 8) / 3, some(8)), 1),
+    "lstm": (lstm, lambda: (some(T, 3, 6), some(6, 32) / 3, some(8, 32) / 3), 1),
+    "matrix_state": (matrix_state, lambda: [some(3, T, 8).sigmoid() for _ in range(4)], 1),
+    "backwards": (backwards, lambda: [some(3, T, 5)], 1),
+    "unbound": (unbound, lambda: (some(T, 3, 5), some(5)), 1),
+    "slices": (slices, lambda: [some(3, T, 5)], 1),
+    "beside_the_first": (beside_the_first, lambda: [some(3, T, 5)], 1),
+    "buffer": (buffer, lambda: [some(3, T, 5)], 1),
+    "buffer_backwards": (buffer_backwards, lambda: [some(T, 3, 5)], 1),
+    "two": (two, lambda: [some(T, 3, 5)], 2),
+    "last": (last, lambda: [some(3, T, 5)], 1),
+    "gated": (gated, lambda: (some(3, T, 5), some(3, T)), 1),
+    "transposed": (lambda x: unbound(x.transpose(0, 1), 0.5), lambda: [some(3, T, 5)], 1),
+    "apart": (lambda x: matrix_state(*x.chunk(4, -1)), lambda: [some(3, T, 32).sigmoid()], 1),
+}  # fmt: skip
+
+
+def is_loop(region: Any) -> bool:
+    return "for t in" in region.reference
+
+
+def same(got: Any, want: Any) -> None:
+    for g, w in zip(tree_leaves(got), tree_leaves(want), strict=True):
+        torch.testing.assert_close(g, w)
+        assert g.stride() == w.stride()
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loop_is_one_region(name: str, engine: ReferenceEngine) -> None:
+    function, make, count = LOOPS[name]
+    args = make()
+    with recording() as records, torch.no_grad():
+        compiled = torch.compile(function, backend="autokernel")
+        same(compiled(*args), function(*args))
+        same(compiled(*args), function(*args))
+    found = [r for r in engine.regions if is_loop(r)]
+    assert len(found) == count and all(r.signature.digest in engine.calls for r in found), [r.left for r in records]
+    assert all(r.sizes["s0"] in (T, T - 1) for r in found)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_training_is_right(name: str, engine: ReferenceEngine) -> None:
+    """What is kept of single steps for the gradient is no loop's result, so those stay unrolled; whatever is done, it is right."""
+    function, make, _ = LOOPS[name]
+    mine = [a.requires_grad_() for a in make()]
+    theirs = [a.detach().clone().requires_grad_() for a in mine]
+    got, want = torch.compile(function, backend="autokernel")(*mine), function(*theirs)
+    same(got, want)
+    for outs in (got, want):
+        torch.autograd.backward([o.square().sum() for o in tree_leaves(outs)])
+    same([a.grad for a in mine], [a.grad for a in theirs])
+
+
+def decaying(x: Tensor) -> Tensor:
+    s, out = x[0] * 0, []
+    for t in range(T):
+        s = s + x[t] * 0.9**t
+        out.append(s)
+    return torch.stack(out)
+
+
+def layers(x: Tensor, *ws: Tensor) -> Tensor:
+    for w in ws:
+        x = torch.tanh(x @ w)
+    return x
+
+
+def one_in_the_middle(x: Tensor) -> Any:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T):
+        s = torch.tanh(s + x[:, t])
+        out.append(s)
+    return torch.stack(out, 1), out[3]
+
+
+def noisy(x: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T):
+        s = s * 0.9 + x[:, t] * torch.rand_like(s)
+        out.append(s)
+    return torch.stack(out, 1)
+
+
+def every_other(x: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T):
+        s = s * 0.9 + x[:, t] if t % 2 else s - x[:, t]
+        out.append(s)
+    return torch.stack(out, 1)
+
+
+def two_steps_back(x: Tensor) -> Tensor:
+    out = [x[:, 0], x[:, 1]]
+    for t in range(2, T):
+        out.append(torch.tanh(out[t - 1] + out[t - 2] + x[:, t]))
+    return torch.stack(out, 1)
+
+
+def shuffled(x: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in (3, 1, 0, 2, 5, 4, 6, 7, 9, 8, 10):
+        s = s * 0.9 + x[:, t]
+        out.append(s)
+    return torch.stack(out, 1)
+
+
+def wide(x: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T - 1):
+        s = s * 0.9 + x[:, t : t + 2].sum(1)
+        out.append(s)
+    return torch.stack(out, 1)
+
+
+def as_a_whole_too(x: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T):
+        s = torch.tanh(s + x[:, t] + x.mean(1) * x[:, t])
+        out.append(s * x.sum())
+    return torch.stack(out, 1)
+
+
+def into_itself(x: Tensor) -> Tensor:
+    x = x.clone()
+    for t in range(1, T):
+        x[:, t] = x[:, t] + 0.5 * x[:, t - 1]
+    return x
+
+
+def of_its_argument(x: Tensor) -> Tensor:
+    for t in range(1, T):
+        x[:, t] += 0.5 * x[:, t - 1]
+    return x * 2
+
+
+def written_twice(x: Tensor) -> Tensor:
+    y, s = torch.zeros_like(x), torch.zeros_like(x[:, 0])
+    for t in range(T):
+        s = 0.9 * s + x[:, t]
+        y[:, t] = s
+        y[:, max(t - 1, 0)] = s * 2
+    return y
+
+
+def half_written(x: Tensor) -> Tensor:
+    y, s = torch.ones_like(x), torch.zeros_like(x[:, 0])
+    for t in range(T - 1):
+        s = 0.9 * s + x[:, t]
+        y[:, t] = s
+    return y
+
+
+def rows_of_a_buffer(x: Tensor) -> Tensor:
+    y, s = torch.zeros(3, 2, T, 5), torch.zeros_like(x[:, 0])
+    for t in range(T):
+        s = 0.9 * s + x[:, t]
+        y[:, 1, t] = s
+    return y
+
+
+def of_integers(x: Tensor) -> Tensor:
+    return unbound((x * 10).long(), 3)
+
+
+ODD: dict[str, tuple[Callable[..., Any], Callable[[], Sequence[Any]]]] = {
+    "layers": (layers, lambda: (some(3, 5), *(some(5, 5) for _ in range(T)))),
+    **{f.__name__: (f, lambda: [some(3, T, 5)]) for f in (
+        one_in_the_middle, every_other, two_steps_back, shuffled, wide, as_a_whole_too, into_itself, of_its_argument, written_twice,
+        half_written, rows_of_a_buffer)},
+    **{f.__name__: (f, lambda: [some(T, 3, 5)]) for f in (decaying, of_integers)},
+}  # fmt: skip
+NONE = ("layers", "one_in_the_middle", "every_other", "decaying", "of_integers", "wide")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_looks_like_a_loop_is_right(name: str, engine: ReferenceEngine) -> None:
+    function, make = ODD[name]
+    args = make()
+    mine, theirs = ([a.clone() for a in args] for _ in range(2))
+    with torch.no_grad():
+        same(torch.compile(function, backend="autokernel")(*mine), function(*theirs))
+    same(mine, theirs)
+    if name in NONE:
+        assert not any(is_loop(r) for r in engine.regions)
+
+
+def test_random_numbers_come_in_order(engine: ReferenceEngine) -> None:
+    x = some(3, T, 5)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        torch.compile(noisy, backend="autokernel", options={"fallback_random": True})(x)
+        after = torch.rand(3)
+        torch.manual_seed(1)
+        noisy(x)
+    assert torch.equal(after, torch.rand(3)) and not any(is_loop(r) for r in engine.regions)
+
+
+def test_why_a_loop_stays_is_told(engine: ReferenceEngine) -> None:
+    with recording() as records, torch.no_grad():
+        torch.compile(one_in_the_middle, backend="autokernel")(some(3, T, 5))
+    assert any("a single step's value is read after the loop" in left.reason for r in records for left in r.left)
+
+
+@pytest.mark.parametrize("name", ["rnn", "buffer", "beside_the_first"])
+def test_without_a_kernel_the_graph_is_as_it_was(name: str, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_autokernel.capture import backend
+
+    graphs: list[tuple[str, str]] = []
+    swap_loops = backend.swap_loops
+
+    def watched(gm: torch.fx.GraphModule, *rest: Any) -> Any:
+        before = str(gm.graph)
+        found = swap_loops(gm, *rest)
+        graphs.append((before, str(gm.graph)))
+        return found
+
+    monkeypatch.setattr(backend, "swap_loops", watched)
+    refused = []
+    engine.wanted = lambda region: not is_loop(region) or refused.append(region)
+    function, make, _ = LOOPS[name]
+    args = make()
+    with torch.no_grad():
+        same(torch.compile(function, backend="autokernel")(*args), function(*args))
+    ((before, after),) = graphs
+    assert before == after and refused
+
+
+def test_one_kernel_for_all_lengths(engine: ReferenceEngine) -> None:
+    """The length is a symbol: graphs of two lengths ask for the same kernel."""
+
+    def scanned(x: Tensor) -> Tensor:
+        s, out = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            s = 0.9 * s + x[:, t]
+            out.append(s)
+        return torch.stack(out, 1)
+
+    with torch.no_grad():
+        for length in (9, 14, 40):
+            torch._dynamo.reset()
+            x = some(3, length, 5)
+            same(torch.compile(scanned, backend="autokernel", dynamic=False)(x), scanned(x))
+    loops = [r for r in engine.regions if is_loop(r)]
+    assert len({r.signature.digest for r in loops}) == 1 and [r.sizes["s0"] for r in loops] == [9, 14, 32]
