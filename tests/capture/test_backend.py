@@ -337,3 +337,26 @@ def test_a_gradient_that_inductor_cannot_compile_runs_as_it_is(engine: Reference
     torch.compiler.reset()
     with pytest.raises(InductorError, match="planted"):
         torch.autograd.grad(compile_ak(function, options={"strict": True})(x, w), (x, w))
+
+
+def test_a_constant_tensor_in_the_text_is_no_obstacle(engine: ReferenceEngine) -> None:
+    """A real tensor stands in the graph then, and the graph is kept a second time: for gradients, and where a call may run as it is."""
+    from torch_autokernel.capture.backend import UNCOMPILED
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return torch.minimum(x.sin(), torch.tensor(0.25)) * torch.tensor([1.0, 2.0, 3.0])
+
+    mine, theirs = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    with torch.no_grad():
+        theirs.copy_(mine)
+    torch.compile(f, backend="autokernel")(mine).sum().backward()
+    f(theirs).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+    token = UNCOMPILED.set([])
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch._dynamo.reset()
+            torch.testing.assert_close(torch.compile(f, backend="autokernel")(mine), f(mine))
+    finally:
+        UNCOMPILED.reset(token)

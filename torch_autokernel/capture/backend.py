@@ -386,7 +386,7 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
     def inner(graph_module: fx.GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Any:
         def compiled_now() -> Callable[[list[Any]], Any]:
             with _spare_strides():
-                made: Any = compile_fx_inner(copy.deepcopy(graph_module), inputs, **kwargs)
+                made: Any = compile_fx_inner(_twin(graph_module), inputs, **kwargs)
             call: Callable[[list[Any]], Any] = getattr(made, "current_callable", None) or made
             return call
 
@@ -395,7 +395,7 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
         session.replace_loops(graph_module)
         session.prepare_safely(graph_module.graph, compiled_now, inputs)
         backward, uncompiled = kwargs.get("is_backward"), UNCOMPILED.get()
-        as_it_is = copy.deepcopy(graph_module) if backward or uncompiled is not None else None
+        as_it_is = _twin(graph_module) if backward or uncompiled is not None else None
         try:
             compiled = compile_fx_inner(graph_module, inputs, **kwargs)
         except InductorError as error:
@@ -415,6 +415,13 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
         gm, example_inputs, inner_compile=inner, config_patches={**patches, _POST_GRAD: passes}
     )  # type: ignore[assignment]
     return result
+
+
+def _twin(gm: fx.GraphModule) -> fx.GraphModule:
+    """The same graph again, over the same constants: real ones cannot be copied where tensors are fake."""
+    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
+    twin.meta = dict(gm.meta)
+    return twin
 
 
 @contextmanager
