@@ -175,6 +175,14 @@ def test_loops_over_layers_are_not_over_time() -> None:
     assert not goes_over_time(Stack.forward, Stack())
     assert not goes_over_time(gated.original)
     assert goes_over_time(scan) and goes_over_time(Scan.forward, Scan())
+
+    class Named(Stack):
+        def forward(this, x: torch.Tensor) -> torch.Tensor:  # noqa: N805  the object by another name is no local value either
+            for layer in this.children():
+                x = layer(x)
+            return x
+
+    assert not goes_over_time(Named.forward, Named())
     assert goes_over_time(Steps.forward, Steps()) and not goes_over_time(Steps.forward)
 
 

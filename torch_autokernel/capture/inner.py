@@ -28,7 +28,7 @@ def goes_over_time(function: Callable[..., Any], module: torch.nn.Module | None 
     made of local values: over time, as a rule, where a loop over an attribute goes over layers."""
     attributes = lambda n: [] if module is None else [inspect.getattr_static(type(module), n, None)]
     start = [] if of_torch(function) else [function]
-    return any(_over_locals(f.__code__) for f in reached(start, attributes))
+    return any(_over_locals(f) for f in reached(start, attributes))
 
 
 class Parts:
@@ -91,13 +91,16 @@ class Undo:
         return True
 
 
-def _over_locals(code: types.CodeType) -> bool:
-    """Whether a `for` statement goes over an expression with local names but `self`. Comprehensions carry no state."""
+def _over_locals(function: types.FunctionType) -> bool:
+    """Whether a `for` goes over an expression with local names but a method's object. Comprehensions carry no state."""
+    owner = function.__qualname__.rpartition(".")[0]
+    of_class = owner and not owner.endswith("<locals>")
+    own = {".0", *function.__code__.co_varnames[: 1 if of_class else 0]}
     line: list[dis.Instruction] = []
-    for instruction in dis.get_instructions(code):
+    for instruction in dis.get_instructions(function):
         if instruction.starts_line:
             line = []
-        if instruction.opname == "FOR_ITER" and any(_local_names(i) - {"self", ".0"} for i in line):
+        if instruction.opname == "FOR_ITER" and any(_local_names(i) - own for i in line):
             return True
         line.append(instruction)
     return False

@@ -153,9 +153,18 @@ class ConfigHandle:
     def __init__(self) -> None:
         self._patches: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("autokernel", default=None)
         self._environment: dict[str, Any] | None = None
+        self._plain: tuple[Any, Config] | None = None  # the last patches, and what holds with them for a call without options
 
     def resolve(self, options: Mapping[str, Any] | None = None) -> Config:
         """The configuration for a call with these options."""
+        if options or self._environment is None:
+            return self._resolve(options)
+        patches, plain = self._patches.get(), self._plain
+        if plain is None or plain[0] is not patches:
+            plain = self._plain = patches, self._resolve(None)
+        return plain[1]
+
+    def _resolve(self, options: Mapping[str, Any] | None) -> Config:
         if self._environment is None:
             self._environment = _from_environment(os.environ)
         check_keys(options or {})
@@ -169,7 +178,7 @@ class ConfigHandle:
 
     def reload(self) -> None:
         """Read the environment again (for tests and long-lived notebooks)."""
-        self._environment = None
+        self._environment = self._plain = None
 
     @contextmanager
     def patch(self, **options: Any) -> Iterator[Config]:
