@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import fx
+from torch._inductor.decomposition import select_decomp_table
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture.record import recording
+from torch_autokernel.capture.reference import load_reference
+from torch_autokernel.capture.unrolled import unrolled_loops
 
 Tensor = torch.Tensor
 T = 11
@@ -360,3 +367,107 @@ def test_one_kernel_for_all_lengths(engine: ReferenceEngine) -> None:
             same(torch.compile(scanned, backend="autokernel", dynamic=False)(x), scanned(x))
     loops = [r for r in engine.regions if is_loop(r)]
     assert len({r.signature.digest for r in loops}) == 1 and [r.sizes["s0"] for r in loops] == [9, 14, 32]
+
+
+class Drawn:
+    """A random cell within a random loop: sequences read forwards or backwards, at a distance, along any dimension, by index or
+    taken apart; states that are made anew, kept or exchanged; results stacked, written into a buffer, or the last ones."""
+
+    OPS = ("add", "mul", "tanh", "sigmoid", "product", "mean", "maximum", "where", "scaled")
+
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(seed)
+        self.dim, self.back, self.shift = rng.randrange(3), rng.random() < 0.3, rng.choice((0, 0, 1))
+        self.states, self.zeros = rng.randint(1, 3), rng.random() < 0.5
+        self.unbind = self.shift == 0 and rng.random() < 0.3
+        count = rng.randint(3, 7)
+        self.steps = [(rng.choice(self.OPS), rng.randrange(100), rng.randrange(100)) for _ in range(count)]
+        self.next = [rng.randrange(count + self.states) for _ in range(self.states)]
+        self.next[0] = self.states + rng.randrange(count)
+        self.results = rng.sample(("stack", "buffer", "last", "reversed", "beside"), rng.randint(1, 3))
+        self.value, self.out_dim = rng.randrange(count), rng.randrange(3)
+
+    def sizes(self) -> list[int]:
+        shape = [3, 4]
+        shape.insert(self.dim, T)
+        return shape
+
+    def args(self) -> list[Tensor]:
+        return [some(*self.sizes()), some(*self.sizes()), some(4, 4) / 2, some(4)]
+
+    def cell(self, states: list[Tensor], xt: Tensor, gt: Tensor, w: Tensor, b: Tensor) -> list[Tensor]:
+        made = [*states]
+        for name, i, j in self.steps:
+            have = [*made, xt, gt, b]
+            p, q = have[i % len(have)], have[j % len(have)]
+            p = p.expand(3, 4) if p.dim() == 1 else p
+            made.append({
+                "add": lambda p, q: p + q, "mul": lambda p, q: torch.sin(p) * q, "tanh": lambda p, q: torch.tanh(p - q),
+                "sigmoid": lambda p, q: torch.sigmoid(p), "product": lambda p, q: torch.tanh(p @ w) + q, "maximum": torch.maximum,
+                "mean": lambda p, q: p - q.mean(-1, keepdim=True), "where": lambda p, q: torch.where(p > 0, q, p * 0.5),
+                "scaled": lambda p, q: p * 0.25 - 1,
+            }[name](p, q))  # fmt: skip
+        return made
+
+    def __call__(self, x: Tensor, g: Tensor, w: Tensor, b: Tensor) -> Any:
+        at = [torch.zeros(3, 4) if self.zeros else x.select(self.dim, 0) * (k + 1) for k in range(self.states)]
+        xs = x.unbind(self.dim) if self.unbind else None
+        order = range(self.shift, T)
+        values, buffer = [], torch.empty(3, T, 4)
+        for t in reversed(order) if self.back else order:
+            xt = xs[t] if xs is not None else x.select(self.dim, t - self.shift)
+            made = self.cell(at, xt, g.select(self.dim, t), w, b)
+            at = [made[k] for k in self.next]
+            values.append(made[self.states + self.value])
+            if "buffer" in self.results:
+                buffer[:, t] = values[-1]
+        out: list[Tensor] = []
+        if "stack" in self.results:
+            out.append(torch.stack(values, self.out_dim))
+        if "buffer" in self.results:
+            out.append(buffer[:, self.shift :] * 2)
+        if "last" in self.results:
+            out.append(at[0] + 1)
+        if "reversed" in self.results:
+            out.append(torch.cat(values[::-1], 1))
+        if "beside" in self.results:
+            out.append(torch.stack([b.expand(3, 4), *values, xt], 1))
+        return out
+
+
+class Watched(fx.Interpreter):
+    """Runs a graph and keeps each node's value."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n] = super().run_node(n)
+        return self.values[n]
+
+
+DRAWN = 60
+
+
+def test_drawn_loops() -> None:
+    """The graph computes the same after results are gathered, and each region's text what its nodes compute."""
+    close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5, equal_nan=True)
+    found = 0
+    for seed in range(DRAWN):
+        program = Drawn(seed)
+        args, called = program.args(), torch.func.functionalize(lambda *xs, program=program: program(*xs))
+        gm = make_fx(called, decomposition_table=select_decomp_table(), tracing_mode="fake")(*args)
+        gm.graph.eliminate_dead_code()
+        loops, _ = unrolled_loops(gm.graph, "inference")
+        gm.recompile()
+        watched = Watched(gm)
+        told = functools.partial("seed {}: {}".format, seed)
+        close(list(watched.run(*args)), program(*args), msg=told)
+        for loop in loops:
+            inputs = [watched.values[n] for n in loop.inputs]
+            sizes = loop.region.signature.bind(tuple(tuple(t.shape) for t in inputs), tuple(t.stride() for t in inputs))
+            got = load_reference(loop.region.reference)(*inputs, sizes["s0"])
+            close(list(got), [watched.values[n] for n in loop.outputs], msg=told)
+        found += bool(loops)
+    assert found > DRAWN // 3, found
