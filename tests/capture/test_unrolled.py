@@ -366,7 +366,112 @@ def test_one_kernel_for_all_lengths(engine: ReferenceEngine) -> None:
             x = some(3, length, 5)
             same(torch.compile(scanned, backend="autokernel", dynamic=False)(x), scanned(x))
     loops = [r for r in engine.regions if is_loop(r)]
-    assert len({r.signature.digest for r in loops}) == 1 and [r.sizes["s0"] for r in loops] == [9, 14, 32]
+    assert len({r.signature.digest for r in loops}) == 1
+    assert [r.sizes["s0"] for r in loops] == [9, 14, 33]  # the first state is made apart: 32 steps
+
+
+def test_a_scan_beside_a_loop(engine: ReferenceEngine) -> None:
+    from torch._higher_order_ops import scan
+
+    def both(x: Tensor, y: Tensor) -> Any:
+        def step(c: Tensor, v: Tensor) -> Any:
+            c = c * 0.5 + torch.sin(v)
+            return c, c * 2
+
+        c, ys = scan(step, torch.zeros_like(x[0]), x)
+        return c, ys, unbound(y, 0.5)
+
+    x, y = some(T, 3, 5), some(T, 3, 5)
+    with torch.no_grad():
+        got = torch.compile(both, backend="autokernel")(x, y)
+        c, ys = torch.zeros(3, 5), []
+        for v in x:
+            c = c * 0.5 + torch.sin(v)
+            ys.append(c * 2)
+        same(got, (c, torch.stack(ys), unbound(y, 0.5)))
+    assert len([r for r in engine.regions if is_loop(r)]) == 2
+
+
+def test_sizes_that_are_symbols_stay_symbols(engine: ReferenceEngine) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    def nine(x: Tensor) -> Tensor:
+        s = x[:, 0]
+        for t in range(9):
+            s = torch.tanh(s + x[:, t])
+        return s
+
+    counter = CompileCounterWithBackend("autokernel")
+    compiled = torch.compile(nine, backend=counter, dynamic=True)
+    with torch.no_grad():
+        for length in (20, 25, 30):
+            x = some(3, length, 5)
+            torch.testing.assert_close(compiled(x), nine(x))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("function", [lambda x, n: x[:, n : n + 1] * 2, lambda x, n: x[:, x.shape[0] :] * n, lambda x, n: x[n] * 2])
+def test_an_index_that_is_a_symbol(function: Callable[..., Any], engine: ReferenceEngine) -> None:
+    x = some(3, 20, 5)
+    with torch.no_grad():
+        compiled = torch.compile(function, backend="autokernel", dynamic=True, options={"strict": True})
+        for n in (1, 2):
+            torch.testing.assert_close(compiled(x, n), function(x, n))
+
+
+def last_channels(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def cat_of_channels_last(x: Tensor, _q: Tensor) -> Tensor:
+    s, out = x[:, 0] * 0, []
+    for t in range(T):
+        s = last_channels(torch.tanh(s + x[:, t]))
+        out.append(s)
+    return torch.cat([x[:, 0], *out], 1)
+
+
+def stack_of_channels_last(x: Tensor, _q: Tensor) -> Any:
+    s, out = last_channels(x[:, 0]) * 0, []
+    for t in range(T):
+        s = torch.tanh(s + x[:, t])
+        out.append(s)
+    return torch.stack(out, 1), s, torch.cat(out, 1)
+
+
+def buffer_beside_a_loop(x: Tensor, q: Tensor) -> Any:
+    y = torch.zeros(T, 3, 6, 5)
+    for t in range(T):
+        y[t : t + 1] = last_channels((x[:, (t * 3) % T, 0] * (t + 1)).unsqueeze(0))
+    s = q[:, 0]
+    for t in range(T):
+        s = torch.tanh(s + q[:, t])
+    return y, s
+
+
+@pytest.mark.parametrize("function", [cat_of_channels_last, stack_of_channels_last, buffer_beside_a_loop])
+def test_layouts_are_those_of_eager(function: Callable[..., Any], engine: ReferenceEngine) -> None:
+    x, q = some(3, T, 4, 6, 5), some(3, T, 5)
+    with torch.no_grad():
+        same(torch.compile(function, backend="autokernel")(x, q), function(x, q))
+
+
+def test_a_sequence_may_be_longer_than_the_loop(engine: ReferenceEngine) -> None:
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        s, out = y[:, 0] * 0, []
+        for t in range(T):
+            s = torch.tanh(s * 0.5 + x[t + 3] * y[:, t])
+            out.append(s)
+        return torch.stack(out, 1)
+
+    x, y = some(100, 3, 5), some(3, T, 5)
+    with torch.no_grad():
+        same(torch.compile(f, backend="autokernel")(x, y), f(x, y))
+        (loop,) = [r for r in engine.regions if is_loop(r)]
+        assert loop.sizes == {"s0": T} and not loop.signature.guards.get("s0", 0) > T
+        torch._dynamo.reset()
+        x, y = some(100, 3, 5), some(100, 3, 5).transpose(0, 1)
+        same(torch.compile(lambda x, y: f(x, y[:, :90]), backend="autokernel")(x, y), f(x, y[:, :90]))
 
 
 class Drawn:

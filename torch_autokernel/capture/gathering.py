@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._prims_common import suggest_memory_format
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.reroll import live
@@ -33,7 +34,8 @@ def gather(graph: fx.Graph, least: int) -> None:
 
 def _copied(node: fx.Node) -> fx.Node | None:
     """What a copy over a slice of a buffer holds, where it is written into the buffer and differs in strides alone."""
-    written = all(ops.name_of(u.target) in ("aten.unsqueeze.default", *_SCATTERS) for u in node.users)
+    readers = [v for u in node.users for v in (u.users if ops.name_of(u.target) == "aten.unsqueeze.default" else (u,))]
+    written = all(ops.name_of(r.target) in _SCATTERS for r in readers)
     source, value = node.args[1], node.meta["val"]
     if not written or not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
         return None
@@ -72,7 +74,14 @@ def _written(last: fx.Node) -> tuple[list[fx.Node], int] | None:
     (dim,) = dims
     if len(parts) != value.shape[dim] or any(p.meta["val"].dtype != value.dtype for p in parts.values()):
         return None
+    if not _dense(parts.values()):
+        return None
     return [parts[i] for i in range(len(parts))], dim
+
+
+def _dense(parts: Iterable[fx.Node]) -> bool:
+    """Whether torch's cat of them is contiguous, whatever stands beside them: none has its channels last."""
+    return all(suggest_memory_format(p.meta["val"]) is torch.contiguous_format for p in parts)
 
 
 def _put_cat(node: fx.Node, parts: list[fx.Node], dim: int) -> None:
@@ -98,7 +107,8 @@ def split(graph: fx.Graph, inside: Set[fx.Node], least: int) -> list[fx.Node]:
             continue
         parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
         run = [i for i, p in enumerate(parts) if p in inside]
-        if least <= len(run) < len(parts) and run == list(range(run[0], run[-1] + 1)):
+        together = least <= len(run) < len(parts) and run == list(range(run[0], run[-1] + 1))
+        if together and _dense(parts[i] for i in run):
             made.append(_apart(node, parts, run[0], run[-1] + 1))
     return made
 

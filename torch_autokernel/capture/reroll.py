@@ -241,7 +241,7 @@ def _positions(column: list[fx.Node], name: str) -> list[int] | None:
         return None
     if not all(type(v) is int for v in values):
         raise CaptureError(f"{name} moves in a way that is not an index")
-    if name == "aten.slice.Tensor" and any(n.args[3] != n.args[2] + 1 for n in column):  # type: ignore[operator]
+    if name == "aten.slice.Tensor" and any(len(n.args) < 4 or n.args[3] != n.args[2] + 1 for n in column):  # type: ignore[operator]
         raise CaptureError("a slice of more than one element moves with the steps")
     return values  # type: ignore[return-value]
 

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch_autokernel.capture.swap import swap
 from torch_autokernel.capture.unrolled import may_hold_loops, unrolled_loops
 from torch_autokernel.core.config import Config
 from torch_autokernel.core.errors import CaptureError
+from torch_autokernel.core.types import Region
 from torch_autokernel.engine import Decision, Engine
 
 log = logging.getLogger(__name__)
@@ -30,31 +30,54 @@ log = logging.getLogger(__name__)
 
 def swap_loops(gm: fx.GraphModule, phase: str, engine: Engine, config: Config) -> Sequence[Decision]:
     """Put kernels in the place of the graph's scans and unrolled loops, where there are some; what was decided for each."""
-    scans, left = _scans(gm, phase)
-    graph, loops = gm.graph, list[Captured]()
-    if may_hold_loops(gm.graph):
-        graph = copy.deepcopy(gm.graph)  # where no loop is replaced, the graph stays as it is
-        loops, kept = unrolled_loops(graph, phase)
-        left += kept
-    for what in left:
-        log.info("a loop stays as it is: %s", what.reason)
-    if not scans and not loops and not left:
-        return ()
-    with ordinary_torch():
-        decisions = engine.resolve([*(s.region for s in scans.values()), *(c.region for c in loops)], config)
-    made = dict(zip([*scans, *range(len(loops))], map(partial(_operator, engine), decisions), strict=True))
-    for node, scan in scans.items():
-        if made[node] is not None:
-            swap(gm.graph, [(_captured(node, scan), made[node])])
-    if any(made[k] is not None for k in range(len(loops))):
-        swap(graph, [(c, made[k]) for k, c in enumerate(loops) if made[k] is not None])
+    decisions = _swap_scans(gm, phase, engine, config)
+    if not may_hold_loops(gm.graph):
+        return decisions
+    graph = copy.deepcopy(gm.graph)  # where no loop is replaced, the graph stays as it is
+    loops, left = unrolled_loops(graph, phase)
+    made, found = _resolved([c.region for c in loops], left, phase, engine, config)
+    if any(o is not None for o in made):
+        swap(graph, [(c, o) for c, o in zip(loops, made, strict=True) if o is not None])
         rejoin(graph)
         gm.graph = graph
-    for node in [n for n in gm.graph.nodes if n.op == "get_attr" and not n.users]:
-        gm.graph.erase_node(node)
-    gm.recompile()
-    note(Record(phase, tuple(decisions), tuple(left), sum(o is not None for o in made.values())))
+        gm.recompile()
+    return [*decisions, *found]
+
+
+def _swap_scans(gm: fx.GraphModule, phase: str, engine: Engine, config: Config) -> Sequence[Decision]:
+    scans: dict[fx.Node, Scan] = {}
+    left: list[Left] = []
+    for node in [n for n in gm.graph.nodes if is_scan(n)]:
+        try:
+            _refuse_symbols(node)
+            scans[node] = capture_scan(node, getattr(gm, node.args[0].target))
+        except CaptureError as error:
+            left.append(Left((node.name,), error.message))
+    regions = [dataclasses.replace(s.region, phase=phase, nodes=(n.name,)) for n, s in scans.items()]
+    made, decisions = _resolved(regions, left, phase, engine, config)
+    for (node, scan), overload in zip(scans.items(), made, strict=True):
+        if overload is not None:
+            swap(gm.graph, [(_captured(node, scan), overload)])
+    if scans:
+        for node in [n for n in gm.graph.nodes if n.op == "get_attr" and not n.users]:
+            gm.graph.erase_node(node)
+        gm.recompile()
     return decisions
+
+
+def _resolved(
+    regions: Sequence[Region], left: Sequence[Left], phase: str, engine: Engine, config: Config
+) -> tuple[list[Any], list[Decision]]:
+    """For each region the operator that takes its place, or None; and what was decided."""
+    for what in left:
+        log.info("a loop stays as it is: %s", what.reason)
+    if not regions and not left:
+        return [], []
+    with ordinary_torch():
+        decisions = engine.resolve(regions, config)
+    made = [_operator(engine, d) for d in decisions]
+    note(Record(phase, tuple(decisions), tuple(left), sum(o is not None for o in made)))
+    return made, decisions
 
 
 def _operator(engine: Engine, decision: Decision) -> Any:
@@ -66,19 +89,6 @@ def _operator(engine: Engine, decision: Decision) -> Any:
         log.warning("%s", problem)
         return None
     return operator.overload
-
-
-def _scans(gm: fx.GraphModule, phase: str) -> tuple[dict[fx.Node, Scan], list[Left]]:
-    found: dict[fx.Node, Scan] = {}
-    left: list[Left] = []
-    for node in [n for n in gm.graph.nodes if is_scan(n)]:
-        try:
-            _refuse_symbols(node)
-            scan = capture_scan(node, getattr(gm, node.args[0].target))
-            found[node] = dataclasses.replace(scan, region=dataclasses.replace(scan.region, phase=phase, nodes=(node.name,)))
-        except CaptureError as error:
-            left.append(Left((node.name,), error.message))
-    return found, left
 
 
 def _refuse_symbols(node: fx.Node) -> None:

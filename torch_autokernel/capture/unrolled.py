@@ -8,8 +8,9 @@ last states come out. Its length is a symbol, all other sizes are constants.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +32,13 @@ from torch_autokernel.core.types import DTYPE_BYTES, Region, Signature, TensorSp
 
 LEAST = 8  # steps of a loop that is worth it
 TIMED = 32  # steps at which a longer loop is timed: its baseline is the unrolled loop, which takes minutes to compile
-_MOST_TRIED = 60  # beginnings of steps that are tried for a graph
+_SECONDS = 0.5  # for beginnings of steps that turn out to be none
 _MOST_KEYS = 24
 
 
 def may_hold_loops(graph: fx.Graph) -> bool:
-    return bool(_lengths(graph)) and not _symbolic(graph)
+    """Whether it is worth a look. Nothing is asked of sizes that are symbols: an answer would be a guard."""
+    return not _symbolic(graph) and bool(_lengths(graph))
 
 
 def unrolled_loops(graph: fx.Graph, phase: str) -> tuple[list[Captured], list[Left]]:
@@ -60,9 +62,13 @@ def unrolled_loops(graph: fx.Graph, phase: str) -> tuple[list[Captured], list[Le
 
 
 def _symbolic(graph: fx.Graph) -> bool:
-    values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
+    values = [v for n in graph.nodes for v in _flat(n.meta.get("val"))]
     sizes = [s for v in values if isinstance(v, torch.Tensor) for s in v.shape]
-    return any(isinstance(v, torch.SymInt) for v in (*values, *sizes))
+    return any(isinstance(v, (torch.SymInt, torch.SymFloat, torch.SymBool)) for v in (*values, *sizes))
+
+
+def _flat(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (tuple, list)) else (value,)
 
 
 def _lengths(graph: fx.Graph) -> list[int]:
@@ -74,6 +80,8 @@ def _lengths(graph: fx.Graph) -> list[int]:
         if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
             continue
         if name == "aten.select.int" or name == "aten.slice.Tensor" and len(n.args) > 3:
+            if not all(type(v) is int for v in n.args[1:]):
+                continue
             if name == "aten.select.int" or n.args[3] == n.args[2] + 1:  # type: ignore[operator]
                 where = source, int(n.args[1])  # type: ignore[arg-type]
                 read[where].add(n.args[2])
@@ -94,19 +102,20 @@ def _rolled(
     nodes, least = in_order(graph, length), max(LEAST, length - 2)
     numbers: dict[Any, int] = {}
     keys = [numbers.setdefault(key_of(n), len(numbers)) for n in nodes]
-    tried = 0
+    spent = 0.0
     for p in _periods(keys, least):
         for start, steps in runs(keys, p, least):
             inside = nodes[start : start + steps * p]
             if not taken.isdisjoint(inside):
                 continue
-            tried += 1
-            if tried > _MOST_TRIED:
+            if spent > _SECONDS:
                 return
+            began = time.thread_time()
             try:
                 rolled = _cut(nodes, start, p, steps, graph, length)
             except CaptureError as error:
                 reasons.append(error.message)
+                spent += time.thread_time() - began
                 continue
             taken.update(inside)
             yield rolled, inside
@@ -154,7 +163,8 @@ def _captured(rolled: Rolled, inside: list[fx.Node], phase: str) -> Captured:
             raise CaptureError(f"{ops.name_of(n.target)} within a loop does more than give a value")
     if any(u not in members for n in inside if n not in rolled.last for u in n.users):
         raise CaptureError("a single step's value is read outside of the loop")
-    region = Region(signature, print_reference(signature), {T: min(writer.length, TIMED)}, (writer.outputs[0].name,), phase)
+    sizes = {T: min(rolled.steps, TIMED) + writer.length - rolled.steps}
+    region = Region(signature, print_reference(signature), sizes, (writer.outputs[0].name,), phase)
     ordered = [n for n in inside[0].graph.nodes if n in members]
     return Captured(region, tuple(writer.inputs), tuple(writer.outputs), tuple(ordered))
 
@@ -185,7 +195,8 @@ class _Writer(LoopWriter):
         sources = [(x.source, x.dim) for x in itertools.chain.from_iterable(rolled.operands) if isinstance(x, Indexed)]
         if not sources:
             raise CaptureError("a loop that reads nothing of this step")
-        length = int(sources[0][0].meta["val"].shape[sources[0][1]])  # which may be more than there are steps
+        sizes = [int(n.meta["val"].shape[dim]) for n, dim in sources]
+        length = min(sizes, key=lambda n: abs(n - rolled.steps))  # there may be fewer steps
         once = _Once(rolled.body[0].graph, length)
         super().__init__([], length, once, once, rolled, rolled)
         self.twin = _Same()
@@ -209,6 +220,8 @@ class _Writer(LoopWriter):
         return x
 
     def sizes(self, node: fx.Node) -> tuple[Dim, ...]:
+        if not isinstance(node.meta.get("val"), torch.Tensor):
+            raise CaptureError(f"{node.name} is not a tensor")
         shape: list[Dim] = list(map(int, node.meta["val"].shape))
         if (dim := self.timed.get(node)) is not None:
             n = int(node.meta["val"].shape[dim])
