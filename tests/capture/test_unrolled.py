@@ -275,6 +275,15 @@ def half_written(x: Tensor) -> Tensor:
     return y
 
 
+def wide_writes(x: Tensor) -> Tensor:
+    y, s = torch.zeros_like(x), torch.zeros_like(x[:, 0])
+    for t in range(T - 1):
+        s = 0.9 * s + x[:, t]
+        y[:, t : t + 2] = torch.stack([s, s * 2], 1)
+    y[:, T - 1 : T] = s[:, None]
+    return y
+
+
 def rows_of_a_buffer(x: Tensor) -> Tensor:
     y, s = torch.zeros(3, 2, T, 5), torch.zeros_like(x[:, 0])
     for t in range(T):
@@ -291,7 +300,7 @@ ODD: dict[str, tuple[Callable[..., Any], Callable[[], Sequence[Any]]]] = {
     "layers": (layers, lambda: (some(3, 5), *(some(5, 5) for _ in range(T)))),
     **{f.__name__: (f, lambda: [some(3, T, 5)]) for f in (
         one_in_the_middle, every_other, two_steps_back, shuffled, wide, as_a_whole_too, into_itself, of_its_argument, written_twice,
-        half_written, rows_of_a_buffer)},
+        half_written, wide_writes, rows_of_a_buffer)},
     **{f.__name__: (f, lambda: [some(T, 3, 5)]) for f in (decaying, of_integers)},
 }  # fmt: skip
 NONE = ("layers", "one_in_the_middle", "every_other", "decaying", "of_integers", "wide")
@@ -350,12 +359,14 @@ def test_without_a_kernel_the_graph_is_as_it_was(name: str, engine: ReferenceEng
     assert before == after and refused
 
 
-def test_one_kernel_for_all_lengths(engine: ReferenceEngine) -> None:
+@pytest.mark.parametrize("back", [False, True])
+def test_one_kernel_for_all_lengths(back: bool, engine: ReferenceEngine) -> None:
     """The length is a symbol: graphs of two lengths ask for the same kernel."""
 
     def scanned(x: Tensor) -> Tensor:
-        s, out = torch.zeros_like(x[:, 0]), []
-        for t in range(x.shape[1]):
+        s, out = torch.ones_like(x[:, 0]), []
+        order = range(x.shape[1])
+        for t in reversed(order) if back else order:
             s = 0.9 * s + x[:, t]
             out.append(s)
         return torch.stack(out, 1)
@@ -367,7 +378,22 @@ def test_one_kernel_for_all_lengths(engine: ReferenceEngine) -> None:
             same(torch.compile(scanned, backend="autokernel", dynamic=False)(x), scanned(x))
     loops = [r for r in engine.regions if is_loop(r)]
     assert len({r.signature.digest for r in loops}) == 1
-    assert [r.sizes["s0"] for r in loops] == [9, 14, 33]  # the first state is made apart: 32 steps
+    assert [r.sizes["s0"] for r in loops] == [9, 14, 33]  # the first step is made apart, and 32 are timed
+
+
+def test_a_loop_that_writes_stays() -> None:
+    """AOTAutograd takes such writes out, so this graph is made by hand."""
+
+    def written(x: Tensor) -> Any:
+        y, s = torch.empty_like(x), torch.zeros_like(x[:, 0])
+        for t in range(T):
+            s = 0.9 * s + x[:, t]
+            y[:, t].copy_(s)
+        return y, s
+
+    gm = make_fx(written, decomposition_table=select_decomp_table(), tracing_mode="fake")(some(3, T, 5))
+    loops, left = unrolled_loops(gm.graph, "inference")
+    assert not loops and "does more than give a value" in left[0].reason
 
 
 def test_a_scan_beside_a_loop(engine: ReferenceEngine) -> None:
