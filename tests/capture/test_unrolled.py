@@ -245,6 +245,24 @@ def as_a_whole_too(x: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
+def attends(x: Tensor) -> Tensor:
+    s, out = torch.zeros_like(x[:, 0]), []
+    for t in range(T):
+        a = torch.softmax((x * (s + x[:, t])[:, None]).sum(-1), -1)
+        s = (a[..., None] * x).sum(1)
+        out.append(s)
+    return torch.stack(out, 1)
+
+
+def along_two(x: Tensor) -> Tensor:
+    x = x.new_ones(T, T, 5) * x[0]
+    s, out = torch.zeros_like(x[0]), []
+    for t in range(T):
+        s = torch.tanh(s + x[t] - x[:, t] * 2)
+        out.append(s)
+    return torch.stack(out, 1)
+
+
 def into_itself(x: Tensor) -> Tensor:
     x = x.clone()
     for t in range(1, T):
@@ -299,11 +317,11 @@ def of_integers(x: Tensor) -> Tensor:
 ODD: dict[str, tuple[Callable[..., Any], Callable[[], Sequence[Any]]]] = {
     "layers": (layers, lambda: (some(3, 5), *(some(5, 5) for _ in range(T)))),
     **{f.__name__: (f, lambda: [some(3, T, 5)]) for f in (
-        one_in_the_middle, every_other, two_steps_back, shuffled, wide, as_a_whole_too, into_itself, of_its_argument, written_twice,
+        one_in_the_middle, every_other, two_steps_back, shuffled, wide, as_a_whole_too, attends, along_two, into_itself, of_its_argument, written_twice,
         half_written, wide_writes, rows_of_a_buffer)},
     **{f.__name__: (f, lambda: [some(T, 3, 5)]) for f in (decaying, of_integers)},
 }  # fmt: skip
-NONE = ("layers", "one_in_the_middle", "every_other", "decaying", "of_integers", "wide")
+NONE = ("attends", "along_two", "layers", "one_in_the_middle", "every_other", "decaying", "of_integers", "wide")
 
 
 @pytest.mark.parametrize("name", ODD)
