@@ -18,6 +18,7 @@ from tests.capture.engines import ReferenceEngine
 from torch_autokernel.capture.record import recording
 from torch_autokernel.capture.reference import load_reference
 from torch_autokernel.capture.unrolled import unrolled_loops
+from torch_autokernel.core import deadline
 
 Tensor = torch.Tensor
 T = 11
@@ -397,6 +398,19 @@ def test_one_kernel_for_all_lengths(back: bool, engine: ReferenceEngine) -> None
     loops = [r for r in engine.regions if is_loop(r)]
     assert len({r.signature.digest for r in loops}) == 1
     assert [r.sizes["s0"] for r in loops] == [9, 14, 33]  # the first step is made apart, and 32 are timed
+
+
+def test_loops_and_the_rest_share_the_time_of_one_graph(engine: ReferenceEngine) -> None:
+    purses: list[Any] = []
+    engine.wanted = lambda region: purses.append((is_loop(region), deadline._SPENT.get()))
+
+    def both(x: Tensor) -> Any:
+        return backwards(x), torch.softmax(x.sin(), -1)
+
+    with torch.no_grad():
+        torch.compile(both, backend="autokernel")(some(3, T, 5))
+    assert {kind for kind, _ in purses} == {True, False}
+    assert all(purse is purses[0][1] is not None for _, purse in purses)
 
 
 def test_a_loop_that_writes_stays() -> None:

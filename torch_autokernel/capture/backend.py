@@ -36,7 +36,7 @@ from torch_autokernel.capture.scan_swap import swap_loops
 from torch_autokernel.capture.settle import settle
 from torch_autokernel.capture.signature import Captured
 from torch_autokernel.capture.swap import swap
-from torch_autokernel.core import events
+from torch_autokernel.core import deadline, events
 from torch_autokernel.core.config import FIELDS, Config, config
 from torch_autokernel.core.errors import AutoKernelError, CaptureError, ConfigError, ToolchainError
 from torch_autokernel.core.types import digest
@@ -392,8 +392,9 @@ def _compile_inductor(gm: fx.GraphModule, example_inputs: Sequence[Any], session
 
         take_apart(graph_module.graph)
         graph_module.recompile()
-        session.replace_loops(graph_module)
-        session.prepare_safely(graph_module.graph, compiled_now, inputs)
+        with deadline.one_purse():  # `max_seconds` is for the graph, its loops among it
+            session.replace_loops(graph_module)
+            session.prepare_safely(graph_module.graph, compiled_now, inputs)
         backward, uncompiled = kwargs.get("is_backward"), UNCOMPILED.get()
         as_it_is = _twin(graph_module) if backward or uncompiled is not None else None
         try:
