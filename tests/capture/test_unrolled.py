@@ -413,6 +413,26 @@ def test_loops_and_the_rest_share_the_time_of_one_graph(engine: ReferenceEngine)
     assert all(purse is purses[0][1] is not None for _, purse in purses)
 
 
+def test_equal_loops_have_one_signature() -> None:
+    """Also in another process, where sets have another order."""
+
+    def weighted(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:
+        s, out = torch.zeros_like(x[:, 0]), []
+        for t in range(T):
+            s = torch.tanh(s * a + x[:, t]) / b - torch.maximum(torch.sigmoid(s - c), d).cos() + e.sin()
+            out.append(s)
+        return torch.stack(out, 1)
+
+    digests = set()
+    for _ in range(6):
+        args = [some(3, T, 5), *(some(5) for _ in range(5))]
+        gm = make_fx(weighted, decomposition_table=select_decomp_table(), tracing_mode="fake")(*args)
+        (loop,), _ = unrolled_loops(gm.graph, "inference")
+        digests.add(loop.region.signature.digest)
+        assert [n.name for n in loop.inputs] == ["x_1", "a_1", "b_1", "c_1", "d_1", "e_1"]
+    assert len(digests) == 1
+
+
 def test_a_loop_that_writes_stays() -> None:
     """AOTAutograd takes such writes out, so this graph is made by hand."""
 

@@ -184,6 +184,16 @@ class LoopWriter:
         return self.twin[node].meta["val"]  # type: ignore[no-any-return]
 
 
+def float_input(tensor: Any, shape: tuple[Dim, ...], length: int, what: str) -> TensorSpec:
+    """`input_spec` of what a kernel for a loop can read; raises CaptureError for anything else."""
+    if not isinstance(tensor, torch.Tensor):
+        raise CaptureError(f"{what} reads something else than tensors")
+    name = dtype_name(tensor.dtype)
+    if name not in ops.FLOATS or tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        raise CaptureError(f"{what} over {name} on {tensor.device.type}: only floats on the CPU are understood")
+    return input_spec(tensor, shape, length)
+
+
 def input_spec(tensor: torch.Tensor, shape: tuple[Dim, ...], length: int) -> TensorSpec:
     """Shape with the length as a symbol, strides as they are at hand."""
     stride: list[Dim] = [0] * len(shape)

@@ -17,7 +17,7 @@ from torch_autokernel.capture import ops
 from torch_autokernel.capture.ambient import tracing_alone
 from torch_autokernel.capture.decompositions import inductor_table
 from torch_autokernel.capture.loop_ops import name_in_loop, said, static_op
-from torch_autokernel.capture.loop_signature import T, input_spec
+from torch_autokernel.capture.loop_signature import T, float_input
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.signature import dtype_name, tensor_of
 from torch_autokernel.core import dims
@@ -212,13 +212,10 @@ class _Writer:
     def _in_spec(self, node: fx.Node, timed: bool) -> TensorSpec:
         """Strides as they are at hand; those that the length makes are told by it."""
         tensor = tensor_of(node)
-        name = dtype_name(tensor.dtype)
-        if name not in ops.FLOATS or tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise CaptureError(f"a scan over {name} on {tensor.device.type}: only floats on the CPU are understood")
         shape: tuple[Dim, ...] = tuple(map(int, tensor.shape))
         if timed:
             shape = (T, *shape[1:])
-        return input_spec(tensor, shape, self.length)
+        return float_input(tensor, shape, self.length, "a scan")
 
     def _out_spec(self, node: fx.Node, every: bool) -> TensorSpec:
         """All steps' results are contiguous, as eager stacks them; the last states lie as the body makes them."""

@@ -19,9 +19,10 @@ from torch import fx
 
 from torch_autokernel.capture import ops
 from torch_autokernel.capture.gathering import gather, rejoin, split
-from torch_autokernel.capture.loop_signature import LoopWriter, T, input_spec
+from torch_autokernel.capture.loop_signature import LoopWriter, T, float_input
 from torch_autokernel.capture.nodes import writes
 from torch_autokernel.capture.partition import Left
+from torch_autokernel.capture.recurrence import LEAST
 from torch_autokernel.capture.reference import print_reference
 from torch_autokernel.capture.reroll import Carry, Indexed, Rolled, cut, in_order, key_of, live, runs
 from torch_autokernel.capture.signature import Captured, dtype_name
@@ -30,8 +31,7 @@ from torch_autokernel.core.dims import Dim
 from torch_autokernel.core.errors import CaptureError
 from torch_autokernel.core.types import DTYPE_BYTES, Region, Signature, TensorSpec
 
-LEAST = 8  # steps of a loop that is worth it
-TIMED = 32  # steps at which a longer loop is timed: its baseline is the unrolled loop, which takes minutes to compile
+TIMED = 32  # steps at which a longer loop is timed: more are not unrolled for the baseline (verify/baselines.py)
 _SECONDS = 0.5  # for beginnings of steps that turn out to be none
 _MOST_KEYS = 24
 
@@ -202,19 +202,19 @@ class _Writer(LoopWriter):
         self.twin = _Same()
         self.outputs = [*rolled.collected, *rolled.last]
         self.timed: dict[fx.Node, int] = {}  # the dimension along which the steps are
-        constant: set[fx.Node] = set()
+        constant: dict[fx.Node, None] = {}  # in order: the signature is the same in every process
         for x in itertools.chain.from_iterable(rolled.operands):
             if isinstance(x, Indexed):
                 if self.timed.setdefault(x.source, x.dim) != x.dim:
                     raise CaptureError("a tensor is read step by step along two dimensions")
             elif isinstance(x, Carry):
-                constant.add(x.init)
+                constant[x.init] = None
             elif isinstance(x, fx.Node):
-                constant.add(x)
-        if not constant.isdisjoint(self.timed):
+                constant[x] = None
+        if constant.keys() & self.timed.keys():
             raise CaptureError("a tensor is read step by step and as a whole")
         self.timed |= {n: dim for n, (_i, dim, _back) in rolled.collected.items()}
-        self.read = [*dict.fromkeys([*(n for n in self.timed if n not in rolled.collected), *constant])]
+        self.read = [*(n for n in self.timed if n not in rolled.collected), *constant]
 
     def size(self, x: int, y: int) -> Dim:
         return x
@@ -243,13 +243,7 @@ class _Writer(LoopWriter):
         return self.written(self.outputs)
 
     def _in_spec(self, node: fx.Node) -> TensorSpec:
-        tensor = node.meta.get("val")
-        if not isinstance(tensor, torch.Tensor):
-            raise CaptureError("a loop reads something else than tensors")
-        name = dtype_name(tensor.dtype)
-        if name not in ops.FLOATS or tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise CaptureError(f"a loop over {name} on {tensor.device.type}: only floats on the CPU are understood")
-        return input_spec(tensor, self.sizes(node), self.length)
+        return float_input(node.meta.get("val"), self.sizes(node), self.length, "a loop")
 
     def _out_spec(self, node: fx.Node) -> TensorSpec:
         if node not in self.one.collected:
